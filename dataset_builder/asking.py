@@ -1,0 +1,179 @@
+"""The verbs `brainstorm` and `generate`: plan, ask what the journal lacks, commit each reply as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dataset_builder.config import LLMArguments, PlanArguments
+from dataset_builder.errors import RunError
+from dataset_builder.journal import Journal
+from dataset_builder.parsing import Rejection, check_reply, parse_tasks
+from dataset_builder.plan import Request, brainstorm_requests, generate_requests
+from dataset_builder.progress import Progress, counts
+from dataset_builder.recorded_llm import DEFAULT_REPLIES, recorded_replies
+from dataset_builder.rendering import render
+from dataset_builder.schema import FIXED_INSTRUCTIONS, Subgroup
+
+
+def journal_path(plan: PlanArguments) -> Path:
+    """Return where the journal of a run lies."""
+    return plan.run_dir / "journal.sqlite"
+
+
+@dataclass
+class Tasks:
+    """The brainstormed tasks by subgroup: one list per brainstorm request, empty where its reply was unusable."""
+
+    per_brainstorm: int
+    lists: dict[Subgroup, list[list[str]]] = field(default_factory=dict)
+
+    def task(self, request: Request) -> str | None:
+        """Return the task of a generate request; None if its subgroup has no usable brainstorm at all.
+
+        The slots of an unusable brainstorm fall to the one before it (to the next, if there is none before), so that
+        a longer plan never changes the task of an earlier request.
+        """
+        if request.task_slot is None:
+            return FIXED_INSTRUCTIONS[request.subgroup]
+        lists = self.lists.get(request.subgroup, [])
+        index, position = divmod(request.task_slot, self.per_brainstorm)
+        for candidate in [*range(min(index, len(lists) - 1), -1, -1), *range(index + 1, len(lists))]:
+            if lists[candidate]:
+                return lists[candidate][position % len(lists[candidate])]
+        return None
+
+
+def read_tasks(plan: PlanArguments, journal: Journal) -> Tasks:
+    """Return the tasks that the journal's brainstorm replies hold."""
+    tasks = Tasks(plan.tasks_per_brainstorm)
+    for entry in journal.entries(brainstorm_requests(plan)):
+        parsed = parse_tasks(entry.body, plan.tasks_per_brainstorm) if entry.body else []
+        tasks.lists.setdefault(entry.request.subgroup, []).append([] if isinstance(parsed, Rejection) else parsed)
+    return tasks
+
+
+def brainstorm(plan: PlanArguments, llm: LLMArguments) -> str:
+    """Ask for the tasks that the plan needs; return a sentence on what the journal holds now."""
+    with Journal(journal_path(plan), plan.identity(), write=True) as journal:
+        requests = list(brainstorm_requests(plan))
+        journal.plan((request, None) for request in requests)
+        report = _ask_missing("brainstorm", requests, llm, journal)
+        num_tasks = sum(len(tasks) for lists in read_tasks(plan, journal).lists.values() for tasks in lists)
+    return f"{report}, {num_tasks:,} tasks"
+
+
+def generate(plan: PlanArguments, llm: LLMArguments) -> str:
+    """Ask for the examples, each conditioned on its task; return a sentence on what the journal holds now.
+
+    Raises:
+        RunError: if no request could be planned, because there are no tasks.
+    """
+    with Journal(journal_path(plan), plan.identity(), write=True) as journal:
+        tasks = read_tasks(plan, journal)
+        requests = list(generate_requests(plan))
+        planned = [(request, task) for request in requests if (task := tasks.task(request)) is not None]
+        if len(planned) < len(requests):
+            without = sorted({r.subgroup for r in requests} - {r.subgroup for r, _ in planned})
+            raise RunError(
+                f"There are no tasks for {', '.join(without)}, so {len(requests) - len(planned):,} of {len(requests):,} "
+                "examples cannot be asked for; run `embedsmith brainstorm` first."
+            )
+        journal.plan(planned)
+        return _ask_missing("generate", requests, llm, journal)
+
+
+def _ask_missing(label: str, requests: list[Request], llm: LLMArguments, journal: Journal) -> str:
+    pending = list(journal.pending(requests, llm.max_attempts))
+    if not pending:
+        print(f"{label}: nothing to ask, all {len(requests):,} requests are in the journal", file=sys.stderr)
+    else:
+        asking = _Asking(label, llm, journal, total=len(requests), done=len(requests) - len(pending))
+        if llm.llm == "recorded":
+            asking.recorded([request for request, _ in pending])
+        else:
+            asyncio.run(asking.live(pending))
+        asking.progress.show()
+    return _summary(requests, llm, journal)
+
+
+def _summary(requests: list[Request], llm: LLMArguments, journal: Journal) -> str:
+    reasons = [_rejection(entry.body, entry.request) for entry in journal.entries(requests) if entry.body]
+    refused, spent = len(journal.failures()), journal.spent()
+    unanswered = len(requests) - len(reasons)
+    usable = sum(reason is None for reason in reasons)
+    text = f"{usable:,} of {len(requests):,} replies usable"
+    if unanswered:
+        text += f", {unanswered:,} unanswered" + (f" ({refused:,} refused)" if refused else "")
+    if spent.cost_usd is not None:
+        text += f", ${spent.cost_usd:,.2f} spent"
+        if llm.max_cost_usd is not None and spent.cost_usd >= llm.max_cost_usd and unanswered:
+            raise RunError(f"Stopped at max_cost_usd {llm.max_cost_usd}: {text}. Raise it to go on.")
+    if requests and not usable:
+        raise RunError(f"No reply could be used: {text}. The first reason: {reasons[0] if reasons else 'no answer'}.")
+    return text
+
+
+def _rejection(body: dict[str, Any], request: Request) -> Rejection | None:
+    return check_reply(body, request.step, request.subgroup, request.attributes)
+
+
+class _Asking:
+    """Commits replies and counts them."""
+
+    def __init__(self, label: str, llm: LLMArguments, journal: Journal, *, total: int, done: int) -> None:
+        self.label, self.llm, self.journal = label, llm, journal
+        self.progress = Progress(label, total, done)
+        self.spent_usd = journal.spent().cost_usd or 0.0
+
+    def recorded(self, pending: list[Request]) -> None:
+        path = Path(self.llm.recorded_replies) if self.llm.recorded_replies else DEFAULT_REPLIES
+        for request, body in recorded_replies(path, pending):
+            self._commit(request, body, "recorded")
+
+    async def live(self, pending: list[tuple[Request, str | None]]) -> None:
+        from dataset_builder.live_llm import LiveLLM  # noqa: PLC0415  the openai client costs a second to import
+
+        limit = self.llm.max_cost_usd
+        llm = LiveLLM(self.llm, stop=lambda: limit is not None and self.spent_usd >= limit)
+        for attempt in range(self.llm.max_attempts):
+            if attempt:
+                pending = list(self.journal.pending((request for request, _ in pending), self.llm.max_attempts))
+            if not pending or llm.stop():
+                break
+            async with contextlib.aclosing(llm.answers(_prompts(pending))) as answers:
+                await self._commit_all(answers)
+        if llm.unanswered:
+            print(f"{self.label}: {llm.unanswered:,} requests got no answer; run again to ask them", file=sys.stderr)
+
+    async def _commit_all(self, answers: AsyncIterator[tuple[Request, Any]]) -> None:
+        async for request, answer in answers:
+            if isinstance(answer, dict):
+                self._commit(request, answer, self.llm.base_url or "openai")
+            else:
+                self.journal.add_failure(request, *answer)
+                self.progress.unusable["refused"] += 1
+
+    def _commit(self, request: Request, body: dict[str, Any], source: str) -> None:
+        rejection = _rejection(body, request)
+        usage = body.get("usage") or {}
+        tokens_in, tokens_out = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+        cost_usd: float | None = None
+        if self.llm.input_price is not None and self.llm.output_price is not None and usage:
+            cost_usd = (tokens_in * self.llm.input_price + tokens_out * self.llm.output_price) / 1e6
+            self.spent_usd += cost_usd
+        self.journal.add_reply(request, source, body, usable=rejection is None, cost_usd=cost_usd)
+        self.progress.reply(rejection.reason if rejection else None, tokens_in + tokens_out, cost_usd)
+
+
+def _prompts(pending: list[tuple[Request, str | None]]) -> Iterator[tuple[Request, str]]:
+    for request, task in pending:
+        yield request, render(request.prompt, request.attributes, task)
+
+
+__all__ = ["Tasks", "brainstorm", "counts", "generate", "journal_path", "read_tasks"]

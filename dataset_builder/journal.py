@@ -1,0 +1,234 @@
+"""The journal: every request planned and every LLM reply received, in one SQLite file (WAL, synchronous=FULL).
+
+It is the source of truth of stage 1. A reply counts once it is committed; killing the process at any moment loses at
+most the requests in flight. Only replies that cannot be parsed are ever asked for again, as a further attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from dataset_builder.errors import InputError
+from dataset_builder.plan import Request
+
+APPLICATION_ID = 0x656D6273  # "embs", in the header of the file: tells our journals from other SQLite files
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE requests (
+    id TEXT PRIMARY KEY, step TEXT NOT NULL, subgroup TEXT NOT NULL, idx INTEGER NOT NULL, prompt TEXT NOT NULL,
+    attributes TEXT NOT NULL, task TEXT
+) STRICT, WITHOUT ROWID;
+CREATE TABLE replies (
+    request_id TEXT NOT NULL REFERENCES requests (id), attempt INTEGER NOT NULL, source TEXT NOT NULL,
+    body TEXT NOT NULL, usable INTEGER NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER, cost_usd REAL,
+    PRIMARY KEY (request_id, attempt)
+) STRICT;
+CREATE TABLE failures (request_id TEXT PRIMARY KEY, status INTEGER, message TEXT NOT NULL) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request as it was planned, with the reply that counts (`body`), if there is one."""
+
+    request: Request
+    task: str | None
+    body: dict[str, Any] | None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What all replies together, the unusable ones too, took. Costs are None where no price was given."""
+
+    num_replies: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float | None
+
+
+class Journal:
+    """A context manager around the SQLite file; opened for writing, it keeps other writers out.
+
+    Raises:
+        InputError: if the file is missing (reading), in use (writing), no journal, or the journal of another plan.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any], *, write: bool) -> None:
+        self.path, self._write = path, write
+        self._lock = FileLock(path.with_suffix(".lock")) if write else None
+        if not write and not path.is_file():
+            raise InputError(f"There is no journal at {path}; run `embedsmith brainstorm` and `generate` first.")
+        if self._lock is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise InputError(
+                    f"The journal {path} is being written by another process; wait for it, or use another --output_dir."
+                ) from None
+        try:
+            self._db = self._open(json.dumps(identity, sort_keys=True))
+        except BaseException:
+            self._release()
+            raise
+
+    def _open(self, identity: str) -> sqlite3.Connection:
+        is_new = not self.path.is_file() or self.path.stat().st_size == 0
+        if is_new and not self._write:
+            raise InputError(f"The journal {self.path} is empty; run `embedsmith brainstorm` and `generate` first.")
+        db = sqlite3.connect(self.path)
+        try:
+            if is_new:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.executescript(
+                    f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};{_SCHEMA}"
+                )
+                db.execute("INSERT INTO meta VALUES ('plan', ?)", (identity,))
+                db.commit()
+            self._check(db, identity)
+            db.execute("PRAGMA synchronous = FULL")
+        except BaseException as error:
+            db.close()
+            if isinstance(error, sqlite3.DatabaseError):
+                raise InputError(
+                    f"{self.path} is no journal of embedsmith ({error}); move it away, or use another --output_dir."
+                ) from None
+            raise
+        return db
+
+    def _check(self, db: sqlite3.Connection, identity: str) -> None:
+        if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise InputError(
+                f"{self.path} is an SQLite file, but no journal of embedsmith; move it away, or use another "
+                "--output_dir."
+            )
+        if (version := db.execute("PRAGMA user_version").fetchone()[0]) != SCHEMA_VERSION:
+            raise InputError(
+                f"The journal {self.path} has version {version}, this embedsmith reads version {SCHEMA_VERSION}; use "
+                "the embedsmith that wrote it, or another --output_dir."
+            )
+        theirs = json.loads(db.execute("SELECT value FROM meta WHERE key = 'plan'").fetchone()[0])
+        ours = json.loads(identity)
+        if changed := [key for key in ours if ours[key] != theirs.get(key)]:
+            key = changed[0]
+            raise InputError(
+                f"The journal {self.path} belongs to another plan: there `{key}` is {_short(theirs.get(key))}, here "
+                f"{_short(ours[key])}. Use the same settings, or another --output_dir."
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._db.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def plan(self, requests: Iterable[tuple[Request, str | None]]) -> None:
+        """Note requests with the task each is conditioned on. One noted before keeps the task it had."""
+        with self._db:
+            self._db.executemany(
+                "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (r.id, r.step, r.subgroup, r.index, r.prompt, json.dumps(r.attributes, ensure_ascii=False), task)
+                    for r, task in requests
+                ),
+            )
+
+    def add_reply(self, request: Request, source: str, body: dict[str, Any], *, usable: bool, cost_usd: float | None) -> None:
+        """Commit one reply as the next attempt of its request. It is paid for and never lost from here on."""
+        usage = body.get("usage") or {}
+        with self._db:
+            self._db.execute(
+                "INSERT INTO replies SELECT ?1, COALESCE(MAX(attempt), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7 FROM replies "
+                "WHERE request_id = ?1",
+                (
+                    request.id,
+                    source,
+                    json.dumps(body),  # ASCII: lone surrogates in a reply cannot break the file
+                    int(usable),
+                    usage.get("prompt_tokens"),
+                    usage.get("completion_tokens"),
+                    cost_usd,
+                ),
+            )
+
+    def add_failure(self, request: Request, status: int | None, message: str) -> None:
+        """Note that the endpoint refused a request for good (HTTP 4xx); it is not asked again by itself."""
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (request.id, status, message[:500]))
+
+    def forget_failures(self) -> None:
+        """Let refused requests be asked again."""
+        with self._db:
+            self._db.execute("DELETE FROM failures")
+
+    def pending(self, requests: Iterable[Request], max_attempts: int) -> Iterator[tuple[Request, str | None]]:
+        """Yield the requests to ask, with their tasks: no usable reply, not refused, attempts left."""
+        for chunk in _chunks(requests):
+            marks = ",".join("?" * len(chunk))
+            rows = self._db.execute(
+                f"SELECT id, task, COALESCE(MAX(usable), 0), COUNT(attempt), failures.request_id IS NOT NULL "  # noqa: S608
+                f"FROM requests LEFT JOIN replies ON replies.request_id = id "
+                f"LEFT JOIN failures ON failures.request_id = id WHERE id IN ({marks}) GROUP BY id",
+                [request.id for request in chunk],
+            ).fetchall()
+            state = {id_: (task, usable or refused or num >= max_attempts) for id_, task, usable, num, refused in rows}
+            for request in chunk:
+                if request.id in state and not state[request.id][1]:
+                    yield request, state[request.id][0]
+
+    def entries(self, requests: Iterable[Request]) -> Iterator[Entry]:
+        """Yield every request in the order given, with the reply that counts: the first usable, else the last one."""
+        for chunk in _chunks(requests):
+            marks = ",".join("?" * len(chunk))
+            rows = self._db.execute(
+                f"SELECT id, task, body, cost_usd FROM requests LEFT JOIN replies ON request_id = id "  # noqa: S608
+                f"WHERE id IN ({marks}) ORDER BY usable, CASE WHEN usable THEN -attempt ELSE attempt END",
+                [request.id for request in chunk],
+            )
+            found = {id_: (task, body, cost) for id_, task, body, cost in rows}  # the last row of an id counts
+            for request in chunk:
+                task, body, cost = found.get(request.id, (None, None, None))
+                yield Entry(request, task, json.loads(body) if body else None, cost)
+
+    def failures(self) -> dict[str, tuple[int | None, str]]:
+        """Return HTTP status and message of the requests that were refused for good, by request id."""
+        return {id_: (status, text) for id_, status, text in self._db.execute("SELECT * FROM failures")}
+
+    def spent(self) -> Spent:
+        """Return what all replies took."""
+        row = self._db.execute(
+            "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), SUM(cost_usd) "
+            "FROM replies"
+        ).fetchone()
+        return Spent(*row)
+
+
+def _chunks(requests: Iterable[Request], size: int = 500) -> Iterator[list[Request]]:
+    iterator = iter(requests)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

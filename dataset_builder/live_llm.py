@@ -1,0 +1,212 @@
+"""A live LLM: any OpenAI-compatible endpoint, through the `openai` client.
+
+Many requests are in flight at once and each reply is handed over as it comes. A rate limit or an overloaded server makes
+all requests wait together, for as long as `Retry-After` says; other server errors and dropped connections make the one
+request wait. A request that the endpoint refuses (HTTP 400, 413, 422) costs that request and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+from openai import AsyncOpenAI, DefaultAioHttpClient
+
+from dataset_builder.config import LLMArguments
+from dataset_builder.errors import InputError, RunError
+from dataset_builder.plan import Request
+from dataset_builder.schema import TasksReply, example_reply
+
+FORMATS = ("json_schema", "json_object", "text")
+"""How JSON is asked for, from the strictest; an endpoint that refuses one is asked by the next."""
+
+Answer = dict[str, Any] | tuple[int, str]
+"""A chat completion, or (HTTP status, message) of a request that was refused for good."""
+
+
+def api_key(arguments: LLMArguments) -> str:
+    """Return the key from the environment; an endpoint on this machine may go without.
+
+    Raises:
+        InputError: if there is no key.
+    """
+    if key := os.environ.get(arguments.api_key_env):
+        return key
+    if arguments.base_url and urlsplit(arguments.base_url).hostname in ("localhost", "127.0.0.1", "::1"):
+        return "none"
+    raise InputError(
+        f"The environment variable {arguments.api_key_env} is not set; a live endpoint needs a key: set it (to any text "
+        "if your endpoint wants none), or use --llm recorded."
+    )
+
+
+def response_format(request: Request, kind: str) -> dict[str, Any]:
+    """Return the `response_format` of a request: `kind` is one of `FORMATS`."""
+    if kind != "json_schema":
+        return {"type": kind}
+    hard_negative = request.attributes.get("hard_negative", True)
+    model = TasksReply if request.step == "brainstorm" else example_reply(request.subgroup, hard_negative=hard_negative)
+    schema = model.model_json_schema()
+    for properties in (schema, *schema["properties"].values()):  # what the strict mode of the API accepts
+        properties.pop("title", None)
+        properties.pop("minLength", None)
+        if "items" in properties:
+            properties["items"].pop("minLength", None)
+    schema.pop("description", None)
+    schema["required"] = list(schema["properties"])
+    schema["additionalProperties"] = False
+    return {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": schema}}
+
+
+class LiveLLM:
+    """Answers requests through one endpoint.
+
+    Args:
+        arguments: endpoint, model, sampling parameters and limits.
+        stop: asked before each request; True ends the asking (a cost limit is reached).
+    """
+
+    def __init__(self, arguments: LLMArguments, stop: Callable[[], bool]) -> None:
+        if not arguments.llm_model:
+            raise InputError("`llm_model` is not given; a live endpoint needs the name of a model that it serves.")
+        self.arguments, self.stop = arguments, stop
+        self.key = api_key(arguments)
+        self.unanswered = 0
+        self._resume_at = 0.0  # time.monotonic() before which nobody asks
+        self._format, self._format_works = 0, False
+
+    async def answers(
+        self, pending: Iterator[tuple[Request, str]], *, give_up_after: int = 20
+    ) -> AsyncIterator[tuple[Request, Answer]]:
+        """Yield (request, answer) in the order of arrival, for (request, prompt) pairs.
+
+        Raises:
+            InputError: if the endpoint refuses the key or the model.
+            RunError: if `give_up_after` requests in a row got no answer, however often they were tried.
+        """
+        results: asyncio.Queue[tuple[Request, Answer | None]] = asyncio.Queue(maxsize=self.arguments.max_concurrency)
+        async with DefaultAioHttpClient(timeout=self.arguments.timeout_s) as http:
+            client = AsyncOpenAI(
+                api_key=self.key,
+                base_url=self.arguments.base_url,
+                timeout=self.arguments.timeout_s,
+                max_retries=0,
+                http_client=http,
+            )
+
+            async def work() -> None:
+                for request, prompt in pending:  # the iterator is shared: each worker takes the next request
+                    if self.stop():
+                        return
+                    await results.put((request, await self._answer(client, request, prompt)))
+
+            workers = [asyncio.create_task(work()) for _ in range(self.arguments.max_concurrency)]
+            everything = asyncio.gather(*workers)
+            in_a_row = 0
+            try:
+                while not (everything.done() and results.empty()):
+                    getter = asyncio.create_task(results.get())
+                    await asyncio.wait({getter, everything}, return_when=asyncio.FIRST_COMPLETED)
+                    if not getter.done():
+                        getter.cancel()
+                        everything.result()  # raises what a worker raised
+                        continue
+                    request, answer = getter.result()
+                    if answer is None:
+                        self.unanswered += 1
+                        in_a_row += 1
+                        if in_a_row >= give_up_after:
+                            raise RunError(
+                                f"The endpoint gave no answer to {in_a_row} requests in a row, after "
+                                f"{self.arguments.max_retries} tries each. All replies so far are kept; run the same "
+                                "command again later to go on."
+                            )
+                        continue
+                    in_a_row = 0
+                    yield request, answer
+                everything.result()
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _answer(self, client: AsyncOpenAI, request: Request, prompt: str) -> Answer | None:
+        """Return the answer to one request, or None if the endpoint gave none in `max_retries` tries."""
+        tries = 0
+        while tries < self.arguments.max_retries:
+            await self._wait_together()
+            asked_format = self._format
+            try:
+                return await self._ask(client, request, prompt, FORMATS[asked_format])
+            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+                raise InputError(
+                    f"The endpoint refused the key in {self.arguments.api_key_env} (HTTP {error.status_code}); set a "
+                    "valid one."
+                ) from None
+            except openai.NotFoundError as error:
+                raise InputError(
+                    f"The endpoint does not know model '{self.arguments.llm_model}' or the path under `base_url` (HTTP "
+                    f"404: {self._clean(error)}); check --llm_model and --base_url."
+                ) from None
+            except openai.APIStatusError as error:
+                if error.status_code in (408, 409, 429) or error.status_code >= 500:
+                    tries += 1
+                    await self._back_off(error, tries)
+                elif asked_format != self._format or self._next_format(error):
+                    continue
+                else:
+                    return error.status_code, self._clean(error)
+            except (openai.APIConnectionError, ValueError):  # timeouts too; ValueError: the body was cut off
+                tries += 1
+                await asyncio.sleep(_backoff_s(tries))
+        return None
+
+    async def _ask(self, client: AsyncOpenAI, request: Request, prompt: str, kind: str) -> dict[str, Any]:
+        extra: dict[str, Any] = {} if kind == "text" else {"response_format": response_format(request, kind)}
+        raw = await client.chat.completions.with_raw_response.create(
+            model=self.arguments.llm_model or "",
+            messages=[{"role": "user", "content": prompt}],
+            temperature=self.arguments.temperature,
+            top_p=self.arguments.top_p,
+            max_completion_tokens=self.arguments.max_completion_tokens,
+            **extra,
+        )
+        body = json.loads(raw.http_response.content)
+        if not isinstance(body, dict) or not body.get("choices"):
+            raise ValueError("the answer is no chat completion")
+        self._format_works = True
+        return body
+
+    def _next_format(self, error: openai.APIStatusError) -> bool:
+        """Step down to a looser way of asking for JSON, as long as the present one has never worked."""
+        if error.status_code not in (400, 422) or self._format_works or self._format + 1 == len(FORMATS):
+            return False
+        self._format += 1
+        return True
+
+    async def _wait_together(self) -> None:
+        while (wait_s := self._resume_at - time.monotonic()) > 0:
+            await asyncio.sleep(wait_s + random.uniform(0, 0.05 * wait_s))  # not all at the same instant
+
+    async def _back_off(self, error: openai.APIStatusError, tries: int) -> None:
+        asked = error.response.headers.get("retry-after", "")
+        if error.status_code in (429, 503) or asked:
+            wait_s = float(asked) if asked.replace(".", "", 1).isdigit() else _backoff_s(tries)
+            self._resume_at = max(self._resume_at, time.monotonic() + min(wait_s, 600.0))
+        else:
+            await asyncio.sleep(_backoff_s(tries))
+
+    def _clean(self, error: openai.APIStatusError) -> str:
+        return error.message.replace(self.key, "***")[:300]
+
+
+def _backoff_s(tries: int) -> float:
+    """Seconds to wait after the n-th failed try: doubling from about 0.5 up to 60, with jitter."""
+    return min(60.0, 0.5 * 2 ** (tries - 1)) * random.uniform(0.7, 1.3)

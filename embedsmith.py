@@ -1,0 +1,285 @@
+"""embedsmith: from an LLM endpoint to a published multilingual embedding model.
+
+This file is the command line, and the only one that knows all stages. A recipe is a saved command line: the keys of its
+YAML files become flags, placed before the ones that are typed, so that the typed ones win and argparse checks them all.
+Stages are imported inside their verb, because importing them takes seconds.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage. stdout carries the result, stderr the progress.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset_builder.errors import EmbedsmithError, InputError
+
+RECIPES_DIR = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: `stage` is the stem of its recipe file, `load` imports its dataclasses and the function to call."""
+
+    help: str
+    stage: str
+    load: Callable[[], tuple[tuple[type, ...], Callable[..., str | None]]]
+
+
+def _brainstorm() -> tuple[tuple[type, ...], Callable[..., str | None]]:
+    from dataset_builder.asking import brainstorm
+    from dataset_builder.config import DATASET_ARGUMENTS
+
+    return DATASET_ARGUMENTS, lambda plan, llm, *_: brainstorm(plan, llm)
+
+
+def _generate() -> tuple[tuple[type, ...], Callable[..., str | None]]:
+    from dataset_builder.asking import generate
+    from dataset_builder.config import DATASET_ARGUMENTS
+
+    return DATASET_ARGUMENTS, lambda plan, llm, *_: generate(plan, llm)
+
+
+def _curate() -> tuple[tuple[type, ...], Callable[..., str | None]]:
+    from dataset_builder.config import DATASET_ARGUMENTS
+    from dataset_builder.dataset import curate
+
+    return DATASET_ARGUMENTS, lambda plan, _llm, curation, _hub: curate(plan, curation)
+
+
+def _push_dataset() -> tuple[tuple[type, ...], Callable[..., str | None]]:
+    from dataset_builder.config import DATASET_ARGUMENTS
+    from dataset_builder.dataset import push_dataset
+
+    return DATASET_ARGUMENTS, lambda plan, _llm, _curation, hub: push_dataset(plan, hub)
+
+
+def _train() -> tuple[tuple[type, ...], Callable[..., str | None]]:
+    from trainer.config import TRAIN_ARGUMENTS
+    from trainer.train import train
+
+    return TRAIN_ARGUMENTS, train
+
+
+def _evaluate() -> tuple[tuple[type, ...], Callable[..., str | None]]:
+    from model_card.config import MODEL_CARD_ARGUMENTS
+    from model_card.evaluation import evaluate
+
+    return MODEL_CARD_ARGUMENTS, lambda arguments, _hub: evaluate(arguments)
+
+
+def _report() -> tuple[tuple[type, ...], Callable[..., str | None]]:
+    from model_card.config import MODEL_CARD_ARGUMENTS
+    from model_card.report import report
+
+    return MODEL_CARD_ARGUMENTS, lambda arguments, _hub: report(arguments)
+
+
+def _push_model() -> tuple[tuple[type, ...], Callable[..., str | None]]:
+    from model_card.config import MODEL_CARD_ARGUMENTS
+    from model_card.push import push_model
+
+    return MODEL_CARD_ARGUMENTS, push_model
+
+
+VERBS = {
+    "brainstorm": Verb("ask the LLM for the tasks that the plan needs", "dataset", _brainstorm),
+    "generate": Verb("ask the LLM for the examples, each for one task", "dataset", _generate),
+    "curate": Verb("turn replies into the dataset folder, each rejection with a reason", "dataset", _curate),
+    "push-dataset": Verb("publish the dataset folder in one commit", "dataset", _push_dataset),
+    "train": Verb("fine-tune a model on the dataset and export it", "train", _train),
+    "evaluate": Verb("judge base and trained model with mteb", "model_card", _evaluate),
+    "report": Verb("write model card and report from the files of the run", "model_card", _report),
+    "push-model": Verb("publish the model folder in one commit", "model_card", _push_model),
+}
+
+USAGE = """usage: embedsmith VERB [--config RECIPE] [--flag value ...]
+
+From an LLM endpoint to a published multilingual embedding model.
+
+verbs, in the order of a run:
+{verbs}
+  demo          all of them but the pushes, on recorded replies: a first look, no key, no GPU, no Hub
+
+RECIPE is a folder such as recipes/demo, one of its files, or the name of a shipped recipe: {recipes}.
+`embedsmith VERB --help` lists the verb's flags. Each verb can be run again: it does only what is missing.
+"""
+
+
+def usage() -> str:
+    """Return the text of `embedsmith --help`."""
+    recipes = sorted(path.name for path in RECIPES_DIR.iterdir() if path.is_dir())
+    verbs = "\n".join(f"  {name:13} {verb.help}" for name, verb in VERBS.items())
+    return USAGE.format(verbs=verbs, recipes=", ".join(recipes))
+
+
+def recipe_file(config: str, stage: str) -> Path:
+    """Return the YAML file that `--config` names for a stage.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    for path in (Path(config), RECIPES_DIR / config):
+        candidate = path / f"{stage}.yaml" if path.is_dir() else path
+        if candidate.is_file():
+            return candidate
+    known = sorted(path.name for path in RECIPES_DIR.iterdir() if path.is_dir())
+    raise InputError(
+        f"`--config` is '{config}', which has no {stage}.yaml; give a recipe folder, a YAML file, or one of the shipped "
+        f"recipes: {', '.join(known)}."
+    )
+
+
+def recipe_flags(path: Path, known: Sequence[str]) -> list[str]:
+    """Return a recipe as flags: `{lora_r: 16, languages: {en: 2}}` becomes `--lora_r=16 --languages en=2`.
+
+    Raises:
+        InputError: if the file is no mapping, or has a key that is none of the `known` flags.
+    """
+    import yaml
+
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(recipe, dict):
+        raise InputError(f"{path} holds a {type(recipe).__name__}; a recipe is a mapping of flags to values.")
+    flags: list[str] = []
+    for key, value in recipe.items():
+        if f"--{key}" not in known:
+            raise InputError(f"{path} has the unknown key '{key}'.{_nearest(str(key), known)}")
+        if isinstance(value, dict):
+            flags += [f"--{key}", *(f"{name}={weight}" for name, weight in value.items())]
+        elif isinstance(value, list):
+            flags += [f"--{key}", *map(str, value)]
+        elif value is not None:
+            flags.append(f"--{key}={value}")
+    return flags
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    names = [flag.removeprefix("--") for flag in known if flag.startswith("--")]
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else " See `embedsmith VERB --help` for the known ones."
+
+
+def parse(verb: str, types: tuple[type, ...], arguments: list[str]) -> tuple[Any, ...]:
+    """Return the dataclasses of a verb, filled from the recipe that `--config` names and from the typed flags.
+
+    Raises:
+        InputError: for an unknown key, flag or value.
+    """
+    from transformers.hf_argparser import HfArgumentParser
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> Any:
+            raise InputError(f"embedsmith {verb}: {message}")
+
+    parser = Parser(types, prog=f"embedsmith {verb}", description=VERBS[verb].help, allow_abbrev=False)
+    parser.add_argument("--config", help="Recipe whose values stand before the typed flags.")
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    flags: list[str] = []
+    if "--config" in arguments[:-1]:
+        position = arguments.index("--config")
+        config = arguments[position + 1]
+        arguments = arguments[:position] + arguments[position + 2 :]
+        flags = recipe_flags(recipe_file(config, VERBS[verb].stage), known)
+    *filled, _, rest = parser.parse_args_into_dataclasses(flags + arguments, return_remaining_strings=True)
+    if rest:
+        hint = _nearest(rest[0].removeprefix("--").split("=")[0], known) if rest[0].startswith("--") else ""
+        raise InputError(f"embedsmith {verb}: unknown flag or value '{rest[0]}'.{hint}")
+    return tuple(filled)
+
+
+def run(verb: str, arguments: list[str]) -> str | None:
+    """Run one verb and return its result, a sentence, a path or a URL."""
+    types, function = VERBS[verb].load()
+    return function(*parse(verb, types, arguments))
+
+
+DEMO = ("brainstorm", "generate", "curate", "train", "evaluate", "report")
+DEMO_END = """
+What was made in {folder}, in {seconds:.0f} s:
+  journal.sqlite  every request and every reply
+  dataset/        a Hub dataset repo, six configs and `tasks`: load_dataset("{folder}/dataset", "bitext")
+  rejected/       every reply that became no example, with its reason
+  model/          a Hub model repo: SentenceTransformer("{folder}/model"), AutoModel.from_pretrained("{folder}/model")
+  results/        mteb's results of base and trained model
+  report.html     all of it on one page
+
+{neighbours}
+
+{table}
+
+This is {num_examples} training examples on two cores; it shows that everything works, not how good a model gets. Go on with:
+  embedsmith generate --help                          your own LLM: --llm live --base_url ... --llm_model ...
+  embedsmith train --help                             your own base model: --model_name_or_path ...
+  embedsmith push-dataset --config demo --hub_dataset_id NAME/DATASET --dry_run
+  embedsmith push-model --config demo --hub_model_id NAME/MODEL --dry_run"""
+
+
+def demo(arguments: list[str]) -> str:
+    """Run all verbs but the pushes on the recipe `demo` and return what is to be seen at the end.
+
+    Raises:
+        InputError: for anything but `--output_dir DIR`.
+    """
+    if len(arguments) not in (0, 2) or arguments[:1] not in ([], ["--output_dir"]):
+        raise InputError(f"embedsmith demo knows no '{' '.join(arguments)}'; its only flag is --output_dir DIR.")
+    folder = arguments[1] if arguments else "runs/demo"
+    started = time.monotonic()
+    for verb in DEMO:
+        print(f"\n$ embedsmith {verb} --config demo", file=sys.stderr, flush=True)
+        flags = ["--config", "demo", "--output_dir", folder, *(["--overwrite"] if verb == "train" else [])]
+        print(f"{verb}: {run(verb, flags)}", file=sys.stderr, flush=True)
+    from model_card.report import summary_neighbours, summary_table
+    from model_card.scores import read_evaluation
+
+    evaluation = read_evaluation(Path(folder))
+    return DEMO_END.format(
+        folder=folder,
+        seconds=time.monotonic() - started,
+        neighbours=summary_neighbours(evaluation),
+        table=summary_table(evaluation),
+        num_examples=evaluation.num_training_examples,
+    )
+
+
+def _dispatch(arguments: list[str]) -> str | None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        return usage()
+    verb, rest = arguments[0], arguments[1:]
+    if verb == "demo":
+        return demo(rest)
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, [*VERBS, "demo"], n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise InputError(f"'{verb}' is no verb of embedsmith; known are {', '.join(VERBS)} and demo.{hint}")
+    return run(verb, rest)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the dataloader forks after the tokenizer was used
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # our own line tells the progress
+    try:
+        result = _dispatch(sys.argv[1:] if arguments is None else arguments)
+    except EmbedsmithError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    if result:
+        print(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Reads what `embedsmith evaluate` left in the run folder; every score is taken from mteb's own JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mteb.results import TaskResult
+
+from dataset_builder.errors import InputError
+
+EVALUATION = "evaluation.json"
+"""File in the run folder that names the judged models and tasks."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of the table: a task, or one subset of it, with the main score of every model by its key."""
+
+    task: str
+    subset: str | None
+    metric: str
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was judged: models (key, label, name, revision), scores, and the neighbours of a few queries by key."""
+
+    dataset_revision: str
+    num_training_examples: int
+    models: list[dict[str, Any]]
+    scores: list[Score]
+    neighbours: dict[str, list[dict[str, Any]]]
+
+    def label(self, key: str) -> str:
+        """Return the name of a model as people read it."""
+        return next(str(model["label"]) for model in self.models if model["key"] == key)
+
+
+def read_evaluation(run_dir: Path) -> Evaluation:
+    """Read models, scores and neighbours of a run.
+
+    Raises:
+        InputError: if nothing was evaluated, or a result is missing.
+    """
+    path = run_dir / EVALUATION
+    if not path.is_file():
+        raise InputError(f"There are no results in {run_dir}; run `embedsmith evaluate` first.")
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    folders = {m["key"]: results_folder(run_dir, m["name"], m["revision"]) for m in summary["models"]}
+    scores: list[Score] = []
+    for task in summary["tasks"]:
+        results = {key: _result(folder / f"{task['name']}.json") for key, folder in folders.items()}
+        subsets = {key: {s["hf_subset"]: s["main_score"] for s in r.scores["test"]} for key, r in results.items()}
+        totals = {key: float(result.get_score()) for key, result in results.items()}
+        scores.append(Score(task["name"], None, task["main_score"], totals))
+        names = next(iter(subsets.values()))
+        if len(names) > 1:
+            for name in names:
+                values = {key: float(subset[name]) for key, subset in subsets.items()}
+                scores.append(Score(task["name"], name, task["main_score"], values))
+    neighbours = {key: _lines(folder / "neighbours.jsonl") for key, folder in folders.items()}
+    return Evaluation(
+        dataset_revision=summary["dataset_revision"],
+        num_training_examples=summary["num_training_examples"],
+        models=summary["models"],
+        scores=scores,
+        neighbours={key: found for key, found in neighbours.items() if found},
+    )
+
+
+def results_folder(run_dir: Path, name: str, revision: str) -> Path:
+    """Return the folder of a model's results, as mteb's `ResultCache` lays it out."""
+    return run_dir / "results" / name.replace("/", "__").replace(" ", "_") / revision
+
+
+def _result(path: Path) -> TaskResult:
+    if not path.is_file():
+        raise InputError(f"The result {path} is missing; run `embedsmith evaluate` again.")
+    return TaskResult.from_disk(path)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,190 @@
+"""The held-out examples as mteb tasks: retrieval for the asymmetric subgroups, STS for `sts`, bitext mining for `bitext`.
+
+They are subclasses of mteb's own abstract tasks, run by `mteb.evaluate`, and their results lie in mteb's own layout.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+from mteb.abstasks import AbsTask, AbsTaskBitextMining, AbsTaskRetrieval, AbsTaskSTS
+from mteb.abstasks.task_metadata import TaskMetadata
+
+from dataset_builder.errors import InputError
+from dataset_builder.languages import LANGUAGES
+from dataset_builder.schema import BRAINSTORMED, FIXED_INSTRUCTIONS
+from model_card.languages import iso_639_3
+from trainer.data import dataset_subgroups, load_split
+
+
+def language_script(code: str) -> str:
+    """Return mteb's name of a language, such as 'deu-Latn', for a BCP-47 code."""
+    return f"{iso_639_3(code)}-{LANGUAGES[code].script}"
+
+
+def held_out_tasks(dataset_name: str, revision: str | None, digest: str) -> list[AbsTask]:
+    """Return the tasks for which the dataset's test split has examples.
+
+    Args:
+        dataset_name: folder or Hub id.
+        revision: commit, tag or branch of a Hub dataset.
+        digest: 40 hex digits that name this state of the data; mteb writes them into the results.
+
+    Raises:
+        InputError: if the dataset has no test split at all.
+    """
+    load = partial(load_split, dataset_name, "test", revision=revision)
+    known = dataset_subgroups(dataset_name, revision)
+    kept = {subgroup: rows for subgroup in known if (rows := load(subgroup=subgroup)) is not None}
+    asymmetric = {subgroup: rows for subgroup, rows in kept.items() if subgroup in BRAINSTORMED}
+    tasks: list[AbsTask] = []
+    if asymmetric:
+        tasks.append(_retrieval(asymmetric, digest))
+    if "sts" in kept:
+        tasks.append(_sts(kept["sts"], digest))
+    if "bitext" in kept:
+        tasks.append(_bitext(kept["bitext"], digest))
+    if not tasks:
+        raise InputError(
+            f"The dataset {dataset_name} has no test split, so there is nothing to judge on; run `embedsmith curate` with "
+            "--test_size above 0."
+        )
+    return tasks
+
+
+def _metadata(name: str, type_: str, main_score: str, langs: Any, digest: str, description: str, prompt: Any) -> TaskMetadata:
+    return TaskMetadata(
+        name=name,
+        dataset={"path": "embedsmith/held-out", "revision": digest},
+        description=description,
+        type=type_,  # type: ignore[arg-type]  # one of mteb's literals
+        category="t2t",
+        modalities=["text"],
+        eval_splits=["test"],
+        eval_langs=langs,
+        main_score=main_score,
+        prompt=prompt,
+    )
+
+
+def _languages(rows: Dataset) -> list[str]:
+    return sorted({language_script(code) for column in ("language", "positive_language") for code in rows[column]})
+
+
+class HeldOutRetrieval(AbsTaskRetrieval):
+    """One subset per subgroup; all subsets search the same corpus, the documents and hard negatives of all subgroups."""
+
+    rows: dict[str, Dataset]
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Build queries, corpus and relevance from the rows; texts that occur twice are one document."""
+        if self.data_loaded:
+            return
+        texts = [t for rows in self.rows.values() for name in ("positive", "negative") for t in rows[name] if t]
+        ids = {text: f"d{number}" for number, text in enumerate(dict.fromkeys(texts))}
+        corpus = Dataset.from_dict({"id": list(ids.values()), "text": list(ids), "title": [""] * len(ids)})
+        self.dataset = {}
+        for subgroup, rows in self.rows.items():
+            queries = {
+                "id": [f"{subgroup}-q{number}" for number in range(len(rows))],
+                "text": list(rows["query"]),
+                "instruction": list(rows["instruction"]),
+            }
+            relevant = {q: {ids[text]: 1} for q, text in zip(queries["id"], rows["positive"], strict=True)}
+            split = {"corpus": corpus, "queries": Dataset.from_dict(queries), "relevant_docs": relevant, "top_ranked": None}
+            self.dataset[subgroup] = {"test": split}  # type: ignore[dict-item]  # a TypedDict
+        self.data_loaded = True
+
+
+class HeldOutSTS(AbsTaskSTS):
+    """The pairs (query, positive) and (query, negative) with the similarity that was asked for."""
+
+    min_score, max_score = 1, 5
+    rows: Dataset
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Build the scored pairs from the rows."""
+        pairs: dict[str, list[Any]] = {"sentence1": [], "sentence2": [], "score": []}
+        for row in self.rows:
+            attributes = json.loads(row["attributes"])
+            for text, score in ((row["positive"], "high_score"), (row["negative"], "low_score")):
+                if text and score in attributes:
+                    pairs["sentence1"].append(row["query"])
+                    pairs["sentence2"].append(text)
+                    pairs["score"].append(float(attributes[score]))
+        self.dataset = {"test": Dataset.from_dict(pairs)}
+        self.data_loaded = True
+
+
+class HeldOutBitextMining(AbsTaskBitextMining):
+    """Finding each query's translation among all of them."""
+
+    rows: Dataset
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Build the parallel texts from the rows."""
+        columns = {"sentence1": list(self.rows["query"]), "sentence2": list(self.rows["positive"])}
+        self.dataset = {"test": Dataset.from_dict(columns)}
+        self.data_loaded = True
+
+
+def _retrieval(rows: dict[str, Dataset], digest: str) -> AbsTask:
+    class Task(HeldOutRetrieval):
+        metadata = _metadata(
+            "HeldOutRetrieval",
+            "Retrieval",
+            "ndcg_at_10",
+            {subgroup: _languages(part) for subgroup, part in rows.items()},
+            digest,
+            "Held-out synthetic examples: find the positive of a query among all documents and hard negatives.",
+            None,
+        )
+
+    task = Task()
+    task.rows = rows
+    return task
+
+
+def _sts(rows: Dataset, digest: str) -> AbsTask:
+    class Task(HeldOutSTS):
+        metadata = _metadata(
+            "HeldOutSTS",
+            "STS",
+            "cosine_spearman",
+            _languages(rows),
+            digest,
+            "Held-out synthetic examples: rank pairs of texts by their similarity.",
+            FIXED_INSTRUCTIONS["sts"],
+        )
+
+    task = Task()
+    task.rows = rows
+    return task
+
+
+def _bitext(rows: Dataset, digest: str) -> AbsTask:
+    class Task(HeldOutBitextMining):
+        metadata = _metadata(
+            "HeldOutBitextMining",
+            "BitextMining",
+            "f1",
+            _languages(rows),
+            digest,
+            "Held-out synthetic examples: find the translation of a text.",
+            FIXED_INSTRUCTIONS["bitext"],
+        )
+
+    task = Task()
+    task.rows = rows
+    return task
+
+
+def all_rows(tasks: list[AbsTask]) -> Dataset:
+    """Return the asymmetric held-out rows of the retrieval task, by subgroup, for showing neighbours."""
+    for task in tasks:
+        if isinstance(task, HeldOutRetrieval):
+            return concatenate_datasets([task.rows[subgroup] for subgroup in task.rows])
+    return Dataset.from_dict({})

@@ -1,0 +1,1 @@
+"""Stage 2: a Hub dataset in, a model folder out."""

@@ -1,0 +1,131 @@
+"""Export: one folder that `AutoModel`, `AutoTokenizer` and `SentenceTransformer` read, and that gives the same vectors in each.
+
+LoRA adapters are merged into the weights; a merge that changes the vectors is refused. Safetensors only, no remote code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from sentence_transformers import __version__ as sentence_transformers_version
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+
+from dataset_builder.errors import RunError
+from dataset_builder.schema import FIXED_INSTRUCTIONS, instruct
+from trainer.contrastive import embed
+from trainer.eos import check_eos
+
+MIN_COSINE = 0.99999
+"""Least cosine similarity between a text's vectors before and after merging, and after reloading (float32)."""
+
+_RETRIEVAL = "Given a query, retrieve relevant text."
+INSTRUCTIONS = {
+    "query": _RETRIEVAL,
+    "Retrieval-query": _RETRIEVAL,
+    "Reranking-query": _RETRIEVAL,
+    "Classification": "Identify the category of the given text.",
+    "Clustering": "Identify the topic or theme of the given text.",
+    "PairClassification": FIXED_INSTRUCTIONS["sts"],
+    "STS": FIXED_INSTRUCTIONS["sts"],
+    "BitextMining": FIXED_INSTRUCTIONS["bitext"],
+}
+"""Instructions behind the prompt names of the exported model: sentence-transformers' own, and mteb's task types."""
+
+
+def prompts() -> dict[str, str]:
+    """Return the prompts of the exported model by name; documents get none."""
+    return {name: instruct(instruction, "") for name, instruction in INSTRUCTIONS.items()} | {"document": ""}
+
+
+@torch.no_grad()
+def vectors(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> Tensor:
+    """Return the normalised EOS embeddings (texts, dim) in float32, on the CPU."""
+    model.eval()
+    device = next(model.parameters()).device
+    encoded = tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(device)
+    return functional.normalize(embed(model, encoded["input_ids"], encoded["attention_mask"]).float(), dim=-1).cpu()
+
+
+def export_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_seq_length: int, probes: list[str]
+) -> None:
+    """Write the model folder and check it by loading it again.
+
+    Args:
+        model: the trained `PreTrainedModel` or `PeftModel`; adapters are merged in place.
+        tokenizer: one that keeps the EOS contract.
+        folder: an empty folder.
+        max_seq_length: longest text in tokens that the exported model reads, its EOS included.
+        probes: texts whose vectors must not change.
+
+    Raises:
+        RunError: if merging or reloading changes the vectors or the token ids.
+    """
+    check_eos(tokenizer)
+    before = vectors(model, tokenizer, probes, max_seq_length)
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload(safe_merge=True)
+        _require_equal(before, vectors(model, tokenizer, probes, max_seq_length), model.dtype, "merging the adapters")
+    tokenizer.model_max_length = max_seq_length
+    for key in ("max_length", "stride", "truncation_strategy", "is_local", "local_files_only"):  # of the base's last user
+        tokenizer.init_kwargs.pop(key, None)
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _write_sentence_transformers(folder, model.config.get_text_config().hidden_size)
+    reloaded, its_tokenizer = AutoModel.from_pretrained(folder, dtype=model.dtype), AutoTokenizer.from_pretrained(folder)
+    check_eos(its_tokenizer)
+    if its_tokenizer(probes)["input_ids"] != tokenizer(probes)["input_ids"]:
+        raise RunError(f"The tokenizer saved to {folder} gives other token ids than the one in training; not exported.")
+    _require_equal(before, vectors(reloaded, its_tokenizer, probes, max_seq_length), model.dtype, "saving the model")
+
+
+def _require_equal(before: Tensor, after: Tensor, dtype: torch.dtype, what: str) -> None:
+    least = (before * after).sum(dim=-1).min().item()
+    limit = MIN_COSINE if dtype == torch.float32 else 0.999  # bf16 and fp16 round the merged weights
+    if not least >= limit:
+        raise RunError(f"After {what} a text's vector has cosine {least:.6f} with what it was; the model is not exported.")
+
+
+def _write_sentence_transformers(folder: Path, dim: int) -> None:
+    """Write the files that make the folder a `SentenceTransformer`: last-token pooling, then normalisation."""
+    pooling, normalize = Pooling(dim, pooling_mode="lasttoken"), Normalize()
+    parts: list[tuple[str, type]] = [("", Transformer), ("1_Pooling", Pooling), ("2_Normalize", Normalize)]
+    for module, path in ((pooling, "1_Pooling"), (normalize, "2_Normalize")):
+        (folder / path).mkdir()
+        module.save(str(folder / path))
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"{kind.__module__}.{kind.__name__}"}
+        for i, (path, kind) in enumerate(parts)
+    ]
+    _write_json(folder / "modules.json", modules)
+    _write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": {"sentence_transformers": sentence_transformers_version},
+            "model_type": "SentenceTransformer",
+            "prompts": prompts(),
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    )
+    _write_json(
+        folder / "sentence_bert_config.json",
+        {
+            "transformer_task": "feature-extraction",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            "module_output_name": "token_embeddings",
+        },
+    )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
