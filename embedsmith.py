@@ -181,7 +181,7 @@ def parse(verb: str, types: tuple[type, ...], arguments: list[str]) -> tuple[Any
         def error(self, message: str) -> Any:
             raise InputError(f"embedsmith {verb}: {message}")
 
-    parser = Parser(types, prog=f"embedsmith {verb}", description=VERBS[verb].help, allow_abbrev=False)
+    parser = Parser(types, prog=f"embedsmith {verb}", description=VERBS[verb].help, allow_abbrev=False)  # type: ignore[arg-type]
     parser.add_argument("--config", help="Recipe whose values stand before the typed flags.")
     known = [flag for action in parser._actions for flag in action.option_strings]
     flags: list[str] = []

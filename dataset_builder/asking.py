@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builder.config import LLMArguments, PlanArguments
-from dataset_builder.errors import RunError
+from dataset_builder.errors import InputError, RunError
 from dataset_builder.journal import Journal
 from dataset_builder.parsing import Rejection, check_reply, parse_tasks
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
-from dataset_builder.progress import Progress, counts
+from dataset_builder.progress import Progress
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, recorded_replies
 from dataset_builder.rendering import render
 from dataset_builder.schema import FIXED_INSTRUCTIONS, Subgroup
@@ -41,11 +41,12 @@ class Tasks:
         """
         if request.task_slot is None:
             return FIXED_INSTRUCTIONS[request.subgroup]
-        lists = self.lists.get(request.subgroup, [])
+        lists: list[list[str]] = self.lists.get(request.subgroup, [])
         index, position = divmod(request.task_slot, self.per_brainstorm)
         for candidate in [*range(min(index, len(lists) - 1), -1, -1), *range(index + 1, len(lists))]:
             if lists[candidate]:
-                return lists[candidate][position % len(lists[candidate])]
+                task: str = lists[candidate][position % len(lists[candidate])]
+                return task
         return None
 
 
@@ -72,7 +73,7 @@ def generate(plan: PlanArguments, llm: LLMArguments) -> str:
     """Ask for the examples, each conditioned on its task; return a sentence on what the journal holds now.
 
     Raises:
-        RunError: if no request could be planned, because there are no tasks.
+        InputError: if there are no tasks for a subgroup that needs them.
     """
     with Journal(journal_path(plan), plan.identity(), write=True) as journal:
         tasks = read_tasks(plan, journal)
@@ -80,7 +81,7 @@ def generate(plan: PlanArguments, llm: LLMArguments) -> str:
         planned = [(request, task) for request in requests if (task := tasks.task(request)) is not None]
         if len(planned) < len(requests):
             without = sorted({r.subgroup for r in requests} - {r.subgroup for r, _ in planned})
-            raise RunError(
+            raise InputError(
                 f"There are no tasks for {', '.join(without)}, so {len(requests) - len(planned):,} of {len(requests):,} "
                 "examples cannot be asked for; run `embedsmith brainstorm` first."
             )
@@ -137,7 +138,7 @@ class _Asking:
             self._commit(request, body, "recorded")
 
     async def live(self, pending: list[tuple[Request, str | None]]) -> None:
-        from dataset_builder.live_llm import LiveLLM  # noqa: PLC0415  the openai client costs a second to import
+        from dataset_builder.live_llm import LiveLLM
 
         limit = self.llm.max_cost_usd
         llm = LiveLLM(self.llm, stop=lambda: limit is not None and self.spent_usd >= limit)
@@ -165,8 +166,8 @@ class _Asking:
         tokens_in, tokens_out = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
         cost_usd: float | None = None
         if self.llm.input_price is not None and self.llm.output_price is not None and usage:
-            cost_usd = (tokens_in * self.llm.input_price + tokens_out * self.llm.output_price) / 1e6
-            self.spent_usd += cost_usd
+            cost_usd = float(tokens_in * self.llm.input_price + tokens_out * self.llm.output_price) / 1e6
+            self.spent_usd = float(self.spent_usd) + cost_usd
         self.journal.add_reply(request, source, body, usable=rejection is None, cost_usd=cost_usd)
         self.progress.reply(rejection.reason if rejection else None, tokens_in + tokens_out, cost_usd)
 
@@ -174,6 +175,3 @@ class _Asking:
 def _prompts(pending: list[tuple[Request, str | None]]) -> Iterator[tuple[Request, str]]:
     for request, task in pending:
         yield request, render(request.prompt, request.attributes, task)
-
-
-__all__ = ["Tasks", "brainstorm", "counts", "generate", "journal_path", "read_tasks"]

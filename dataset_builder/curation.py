@@ -132,7 +132,7 @@ def _copies(texts: dict[str, str], subgroup: Subgroup) -> Rejection | None:
         if subgroup == "long-short":
             if f" {texts[name]} " in f" {texts['query']} ":
                 return Rejection("leak", f"{name} label '{texts[name][:60]}' stands in the text")
-        elif len(texts["query"]) >= 30 and texts["query"] in texts[name]:  # noqa: PLR2004  shorter: a name, a term
+        elif len(texts["query"]) >= 30 and texts["query"] in texts[name]:
             return Rejection("copy", f"{name} holds the whole query")
     return None
 
@@ -141,7 +141,7 @@ class Duplicates:
     """Finds queries and positives that occurred before in the subgroup; labels of long-short may recur."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[Subgroup, str, bytes], str] = {}
+        self._seen: dict[tuple[str, str, bytes], str] = {}
 
     def check(self, row: Row, subgroup: Subgroup) -> Rejection | None:
         """Return the rejection of a duplicate; a row that is none counts as seen from then on."""
@@ -150,7 +150,7 @@ class Duplicates:
         for key in keys:
             if first := self._seen.get(key):
                 return Rejection("duplicate", f"{key[1]} of {first}")
-        self._seen.update(dict.fromkeys(keys, row["id"]))
+        self._seen.update(dict.fromkeys(keys, str(row["id"])))
         return None
 
 
@@ -179,7 +179,9 @@ def curate_entries(entries: Iterable[Entry], arguments: CurationArguments) -> Cu
 def task_rows(entries: Iterable[tuple[Entry, list[str]]], curated: Curated) -> list[Row]:
     """Return one row per distinct brainstormed task, with the split and the number of its examples."""
     used = Counter(row["task_id"] for row in curated.rows())
-    split = {row["task_id"]: name for splits in curated.examples.values() for name, rows in splits.items() for row in rows}
+    split = {
+        row["task_id"]: name for splits in curated.examples.values() for name, rows in splits.items() for row in rows
+    }
     rows: dict[str, Row] = {}
     for entry, tasks in entries:
         for task in tasks:

@@ -35,8 +35,8 @@ def curate(plan: PlanArguments, arguments: CurationArguments) -> str:
     Both folders appear whole or not at all.
 
     Raises:
-        InputError: if there is no journal of this plan.
-        RunError: if the journal has no reply, or no reply became an example.
+        InputError: if there is no journal of this plan, or it has no replies.
+        RunError: if no reply became an example.
     """
     with Journal(journal_path(plan), plan.identity(), write=False) as journal:
         curated = curate_entries(journal.entries(generate_requests(plan)), arguments)
@@ -47,7 +47,7 @@ def curate(plan: PlanArguments, arguments: CurationArguments) -> str:
     reasons = counts(Counter(row["reason"] for row in curated.rejected))
     if not num_kept:
         if not curated.rejected:
-            raise RunError(f"The journal {journal_path(plan)} has no replies; run `embedsmith generate` first.")
+            raise InputError(f"The journal {journal_path(plan)} has no replies; run `embedsmith generate` first.")
         _replace_folder(plan.run_dir / "rejected", lambda folder: _write_rejected(folder, curated))
         raise RunError(
             f"None of {len(curated.rejected):,} replies became an example ({reasons}); each is in "

@@ -153,7 +153,9 @@ class Journal:
                 ),
             )
 
-    def add_reply(self, request: Request, source: str, body: dict[str, Any], *, usable: bool, cost_usd: float | None) -> None:
+    def add_reply(
+        self, request: Request, source: str, body: dict[str, Any], *, usable: bool, cost_usd: float | None
+    ) -> None:
         """Commit one reply as the next attempt of its request. It is paid for and never lost from here on."""
         usage = body.get("usage") or {}
         with self._db:

@@ -42,7 +42,7 @@ _RELATIVES = (
 
 @cache
 def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415  loads 0.3 s of tables
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
@@ -56,6 +56,6 @@ def wrong_language(text: str, code: str) -> str | None:
         return None
     ranked = _identifier().rank(text)
     label, probability = str(ranked[0][0]), float(ranked[0][1])
-    if label == asked or label == "zxx" or probability < SURE or any({label, asked} <= group for group in _RELATIVES):
+    if label in {asked, "zxx"} or probability < SURE or any({label, asked} <= group for group in _RELATIVES):
         return None
     return label if dict(ranked)[asked] < RULED_OUT else None

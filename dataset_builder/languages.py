@@ -24,7 +24,7 @@ class Language(NamedTuple):
 
 _ENGLISH_WEIGHT = 43.1  # per cent
 _HIGH_WEIGHT = 2.9  # per cent, each of _HIGH
-_HIGH = "ar zh nl fr de id it ja fa pl pt ru es".split()
+_HIGH = ["ar", "zh", "nl", "fr", "de", "id", "it", "ja", "fa", "pl", "pt", "ru", "es"]
 
 _TABLE = """
 Latn af Afrikaans|sq Albanian|az Azerbaijani|eu Basque|bs Bosnian|br Breton|ca Catalan|hr Croatian|cs Czech|da Danish

@@ -12,7 +12,7 @@ import json
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -84,14 +84,14 @@ class LiveLLM:
 
     async def answers(
         self, pending: Iterator[tuple[Request, str]], *, give_up_after: int = 20
-    ) -> AsyncIterator[tuple[Request, Answer]]:
+    ) -> AsyncGenerator[tuple[Request, Answer]]:
         """Yield (request, answer) in the order of arrival, for (request, prompt) pairs.
 
         Raises:
             InputError: if the endpoint refuses the key or the model.
             RunError: if `give_up_after` requests in a row got no answer, however often they were tried.
         """
-        results: asyncio.Queue[tuple[Request, Answer | None]] = asyncio.Queue(maxsize=self.arguments.max_concurrency)
+        results: asyncio.Queue[tuple[Request, Answer | None] | None] = asyncio.Queue()
         async with DefaultAioHttpClient(timeout=self.arguments.timeout_s) as http:
             client = AsyncOpenAI(
                 api_key=self.key,
@@ -105,37 +105,36 @@ class LiveLLM:
                 for request, prompt in pending:  # the iterator is shared: each worker takes the next request
                     if self.stop():
                         return
-                    await results.put((request, await self._answer(client, request, prompt)))
+                    results.put_nowait((request, await self._answer(client, request, prompt)))
 
             workers = [asyncio.create_task(work()) for _ in range(self.arguments.max_concurrency)]
-            everything = asyncio.gather(*workers)
+
+            async def supervise() -> None:
+                try:
+                    await asyncio.gather(*workers)
+                finally:
+                    results.put_nowait(None)
+
+            supervisor = asyncio.create_task(supervise())
             in_a_row = 0
             try:
-                while not (everything.done() and results.empty()):
-                    getter = asyncio.create_task(results.get())
-                    await asyncio.wait({getter, everything}, return_when=asyncio.FIRST_COMPLETED)
-                    if not getter.done():
-                        getter.cancel()
-                        everything.result()  # raises what a worker raised
-                        continue
-                    request, answer = getter.result()
-                    if answer is None:
-                        self.unanswered += 1
-                        in_a_row += 1
-                        if in_a_row >= give_up_after:
-                            raise RunError(
-                                f"The endpoint gave no answer to {in_a_row} requests in a row, after "
-                                f"{self.arguments.max_retries} tries each. All replies so far are kept; run the same "
-                                "command again later to go on."
-                            )
-                        continue
-                    in_a_row = 0
-                    yield request, answer
-                everything.result()
+                while (result := await results.get()) is not None:
+                    request, answer = result
+                    in_a_row = 0 if answer is not None else in_a_row + 1
+                    if answer is not None:
+                        yield request, answer
+                    self.unanswered += answer is None
+                    if in_a_row >= give_up_after:
+                        raise RunError(
+                            f"The endpoint gave no answer to {in_a_row} requests in a row, after "
+                            f"{self.arguments.max_retries} tries each. All replies so far are kept; run the same command "
+                            "again later to go on."
+                        )
+                await supervisor  # raises what a worker raised
             finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+                for task in (supervisor, *workers):
+                    task.cancel()
+                await asyncio.gather(supervisor, *workers, return_exceptions=True)
 
     async def _answer(self, client: AsyncOpenAI, request: Request, prompt: str) -> Answer | None:
         """Return the answer to one request, or None if the endpoint gave none in `max_retries` tries."""
@@ -176,6 +175,7 @@ class LiveLLM:
             temperature=self.arguments.temperature,
             top_p=self.arguments.top_p,
             max_completion_tokens=self.arguments.max_completion_tokens,
+            extra_headers={"X-Client-Request-Id": request.id},  # what the endpoint's log can be searched by
             **extra,
         )
         body = json.loads(raw.http_response.content)
@@ -209,4 +209,4 @@ class LiveLLM:
 
 def _backoff_s(tries: int) -> float:
     """Seconds to wait after the n-th failed try: doubling from about 0.5 up to 60, with jitter."""
-    return min(60.0, 0.5 * 2 ** (tries - 1)) * random.uniform(0.7, 1.3)
+    return min(60.0, 0.5 * 2.0 ** (tries - 1)) * random.uniform(0.7, 1.3)

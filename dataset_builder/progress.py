@@ -16,7 +16,9 @@ def duration(seconds: float) -> str:
 
 def counts(counter: Counter[str]) -> str:
     """Return `'json 51, language 26'`, the most frequent first; empty for an empty counter."""
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0])))
+    return ", ".join(
+        f"{name} {count:,}" for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 class Progress:

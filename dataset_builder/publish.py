@@ -10,15 +10,18 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from dataset_builder.errors import InputError, RunError
+from dataset_builder.errors import EmbedsmithError, InputError, RunError
+
+T = TypeVar("T")
 
 KEPT = (".gitattributes",)  # the Hub's own file
 _TRANSIENT = (408, 409, 412, 429, 500, 502, 503, 504)
@@ -58,8 +61,10 @@ class FileId:
 
 
 def manifest(folder: Path) -> dict[str, FileId]:
-    """Return the identities of all files below `folder`, by their path in the repo."""
-    return {p.relative_to(folder).as_posix(): FileId.of(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Return the identities of all files below `folder` by their path in the repo; hidden ones (.git, .cache) stay out."""
+    paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    hidden = {p for p in paths if any(part.startswith(".") and part != ".eval_results" for part in p.parts)}
+    return {p.as_posix(): FileId.of(path) for p, path in paths.items() if p not in hidden}
 
 
 def differences(api: HfApi, repo_id: str, repo_type: str, revision: str, mine: dict[str, FileId]) -> dict[str, str]:
@@ -92,55 +97,69 @@ def publish(
         RunError: if the Hub cannot be reached or keeps failing; the repo is as it was, or complete.
     """
     api, mine = api or HfApi(), manifest(folder)
-    url = f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
     if arguments.dry_run:
-        return _dry_run(api, repo_id, repo_type, mine, url)
+        return _dry_run(api, repo_id, repo_type, mine)
 
-    def attempt() -> str:
-        api.create_repo(repo_id, repo_type=repo_type, private=arguments.hub_private_repo, exist_ok=True)
-        head = _head(api, repo_id, repo_type)
-        changes = differences(api, repo_id, repo_type, head, mine)
+    def attempt() -> tuple[str, str]:
+        created = api.create_repo(repo_id, repo_type=repo_type, private=arguments.hub_private_repo, exist_ok=True)
+        info = api.repo_info(created.repo_id, repo_type=repo_type)
+        if arguments.hub_private_repo and not info.private:
+            raise InputError(f"{created.repo_id} exists and is public; make it private on the Hub, or push elsewhere.")
+        if info.sha is None:
+            raise RunError(f"The Hub tells no commit of {created.repo_id}; try again.")
+        changes = differences(api, created.repo_id, repo_type, info.sha, mine)
         if not changes:
-            return head
-        operations: list[Any] = [
-            CommitOperationDelete(path, is_folder=False)
-            if change == "gone"
-            else CommitOperationAdd(path, str(folder / path))
-            for path, change in changes.items()
-        ]
+            return created.repo_id, info.sha
+        operations = [_operation(folder, path, change) for path, change in changes.items()]
         commit = api.create_commit(
-            repo_id, operations, commit_message=message, repo_type=repo_type, parent_commit=head
+            created.repo_id, operations, commit_message=message, repo_type=repo_type, parent_commit=info.sha
         )
-        return str(commit.oid)
+        return created.repo_id, str(commit.oid)
 
-    sha = _retried(attempt, repo_id, max_tries)
-    left = _retried(lambda: differences(api, repo_id, repo_type, sha, mine), repo_id, max_tries)
+    full_id, sha = _retried(attempt, repo_id, max_tries)
+    try:
+        left = _retried(lambda: differences(api, full_id, repo_type, sha, mine), repo_id, max_tries)
+    except InputError as error:
+        raise RunError(f"{full_id} was pushed as commit {sha[:12]} but cannot be read back: {error}") from None
     if left:
-        raise RunError(f"{repo_id} was read back after the push and differs in {', '.join(left)}; push again.")
-    print(f"{repo_id}: {len(mine)} files read back at commit {sha[:12]}, all equal", file=sys.stderr)
-    return f"{url}/tree/{sha}"
+        raise RunError(f"{full_id} was pushed and, read back, differs in {', '.join(left)}; push again.")
+    print(f"{full_id}: {len(mine)} files at commit {sha[:12]}, each with the digest of ours", file=sys.stderr)
+    return f"{_url(api, full_id, repo_type)}/tree/{sha}"
 
 
-def _head(api: HfApi, repo_id: str, repo_type: str) -> str:
-    sha = api.repo_info(repo_id, repo_type=repo_type).sha
-    if sha is None:
-        raise RunError(f"The Hub tells no commit of {repo_id}; try again.")
-    return sha
+def _url(api: HfApi, repo_id: str, repo_type: str) -> str:
+    return f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
 
 
-def _dry_run(api: HfApi, repo_id: str, repo_type: str, mine: dict[str, FileId], url: str) -> str:
+def _operation(folder: Path, path: str, change: str) -> CommitOperationAdd | CommitOperationDelete:
+    return CommitOperationDelete(path, is_folder=False) if change == "gone" else CommitOperationAdd(path, folder / path)
+
+
+def _dry_run(api: HfApi, repo_id: str, repo_type: str, mine: dict[str, FileId]) -> str:
     try:
         changes = differences(api, repo_id, repo_type, "main", mine)
-    except (HfHubHTTPError, OSError):  # no such repo yet, or no Hub: then all would be new
+    except RepositoryNotFoundError:
+        changes = dict.fromkeys(mine, "new")
+    except Exception as error:
+        if not _is_transport(error) and not isinstance(error, (HfHubHTTPError, OfflineModeIsEnabled)):
+            raise
+        print(f"the Hub cannot be asked ({type(error).__name__}), so everything counts as new", file=sys.stderr)
         changes = dict.fromkeys(mine, "new")
     for path, change in changes.items():
         size = f"{mine[path].size:,} bytes" if path in mine else ""
         print(f"{change:8} {path}  {size}".rstrip(), file=sys.stderr)
     print(f"dry run: {len(changes)} changes, nothing was pushed", file=sys.stderr)
-    return url
+    return _url(api, repo_id, repo_type)
 
 
-def _retried(call: Any, repo_id: str, max_tries: int, wait_s: float = 0.2) -> Any:
+def _is_transport(error: BaseException) -> bool:
+    """Tell dropped connections and timeouts; the client's own transport errors have no public base class."""
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore2")
+
+
+def _retried(call: Callable[[], T], repo_id: str, max_tries: int, wait_s: float = 0.2) -> T:
+    """Repeat what may be repeated: transient statuses and broken connections, as often as `max_tries` says."""
+    reason = ""
     for tries in range(1, max_tries + 1):
         try:
             return call()
@@ -148,17 +167,22 @@ def _retried(call: Any, repo_id: str, max_tries: int, wait_s: float = 0.2) -> An
             raise InputError(f"'{repo_id}' is no name of a repo: {error}") from None
         except OfflineModeIsEnabled:
             raise InputError("HF_HUB_OFFLINE is set, so nothing can be pushed; unset it and try again.") from None
-        except HfHubHTTPError as error:
-            status = error.response.status_code
-            if status not in _TRANSIENT:
-                raise InputError(_refusal(repo_id, status, error)) from None
-            reason = f"HTTP {status}"
-        except OSError as error:  # dropped and refused connections, timeouts
-            reason = type(error).__name__
-        except Exception as error:  # the client's transport errors have no common public base
-            if type(error).__module__.split(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2"):
+        except EmbedsmithError:
+            raise
+        except Exception as caught:
+            # an upload that failed comes as a RuntimeError around the real one
+            cause = caught.__cause__ if type(caught) is RuntimeError and caught.__cause__ else caught
+            if isinstance(cause, HfHubHTTPError):
+                status = cause.response.status_code
+                if status not in _TRANSIENT:
+                    raise InputError(_refusal(repo_id, status, cause)) from None
+                reason = f"HTTP {status}"
+            elif _is_transport(cause):
+                reason = type(cause).__name__
+            elif isinstance(cause, ValueError) and "README.md" in str(cause):
+                raise InputError(f"The Hub refuses the card of {repo_id}: {' '.join(str(cause).split())}") from None
+            else:
                 raise
-            reason = type(error).__name__
         if tries < max_tries:
             time.sleep(min(wait_s * 2**tries, 10.0))
     raise RunError(
@@ -168,8 +192,8 @@ def _retried(call: Any, repo_id: str, max_tries: int, wait_s: float = 0.2) -> An
 
 
 def _refusal(repo_id: str, status: int, error: HfHubHTTPError) -> str:
-    if status == 401:  # noqa: PLR2004
+    if status == 401:
         return f"The Hub does not accept the token for {repo_id} (HTTP 401); run `hf auth login` or set HF_TOKEN."
-    if status == 403:  # noqa: PLR2004
+    if status == 403:
         return f"The token may not write to {repo_id} (HTTP 403); use a token with write access to that namespace."
     return f"The Hub refused {repo_id} (HTTP {status}: {error.server_message or 'no reason given'})."

@@ -26,9 +26,11 @@ def read_batch_output(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         InputError: if the file is missing or has a line that is no batch output.
     """
     if not path.is_file():
-        raise InputError(f"`recorded_replies` is {path}, which is no file; give a batch output file (.jsonl, .jsonl.gz).")
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as lines:
+        raise InputError(
+            f"`recorded_replies` is {path}, which is no file; give a batch output file (.jsonl, .jsonl.gz)."
+        )
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
         try:
             for number, line in enumerate(lines, 1):
                 if not line.strip():

@@ -67,5 +67,5 @@ def all_prompts() -> list[str]:
         name
         for subgroup in SUBGROUPS
         for step in (("brainstorm", "generate") if subgroup in BRAINSTORMED else ("generate",))
-        for name in variants(subgroup, step)  # type: ignore[arg-type]
+        for name in variants(subgroup, step)
     ]

@@ -73,21 +73,26 @@ class LongShortReply(BaseModel):
 
 
 class MatchReply(BaseModel):
-    """A text, one that matches it, and, where asked for, one that nearly does (paper, tables 9 and 10)."""
+    """A text and one that matches it (paper, tables 9 and 10)."""
 
     input: Text
     positive_document: Text
-    hard_negative_document: Text | None = None
+
+    def texts(self) -> Texts:
+        """Return the texts under the dataset's column names; there is no negative."""
+        return Texts(self.input, self.positive_document, None)
+
+
+class HardMatchReply(BaseModel):
+    """`MatchReply` when the request asked for a hard negative."""
+
+    input: Text
+    positive_document: Text
+    hard_negative_document: Text
 
     def texts(self) -> Texts:
         """Return the texts under the dataset's column names."""
         return Texts(self.input, self.positive_document, self.hard_negative_document)
-
-
-class HardMatchReply(MatchReply):
-    """`MatchReply` when the request asked for a hard negative."""
-
-    hard_negative_document: Text
 
 
 class TripleReply(BaseModel):
@@ -102,7 +107,7 @@ class TripleReply(BaseModel):
         return Texts(self.S1, self.S2, self.S3)
 
 
-ExampleReply = ShortLongReply | LongShortReply | MatchReply | TripleReply
+ExampleReply = ShortLongReply | LongShortReply | MatchReply | HardMatchReply | TripleReply
 
 _EXAMPLE_REPLIES: dict[Subgroup, type[ExampleReply]] = {
     "short-long": ShortLongReply,

@@ -25,7 +25,9 @@ class EvaluationArguments:
     )
     dataset_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch of a Hub dataset."})
     eval_batch_size: int = field(default=32, metadata={"help": "Texts encoded at once."})
-    model_title: str | None = field(default=None, metadata={"help": "Title of the model card. Default: from the names."})
+    model_title: str | None = field(
+        default=None, metadata={"help": "Title of the model card. Default: from the names."}
+    )
     model_license: str = field(default="apache-2.0", metadata={"help": "Licence id of the model card."})
     model_note: str = field(default="", metadata={"help": "A sentence for the top of the model card."})
     hub_dataset_id: str | None = field(

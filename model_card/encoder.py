@@ -15,10 +15,10 @@ from dataset_builder.schema import instruct
 
 
 class InstructEncoder(AbsEncoder):
-    """Encodes texts for mteb with the instruction of the row, if the task gives one, else that of the task.
+    r"""Encodes texts for mteb with the instruction of the row, if the task gives one, else that of the task.
 
     mteb's own instruction wrapper knows one instruction per task. The held-out retrieval task has one per query, in the
-    column `instruction`, and the model was trained on `Instruct: {instruction}\\nQuery: {query}`.
+    column `instruction`, and the model was trained on `Instruct: {instruction}\nQuery: {query}`.
 
     Args:
         model: the model.

@@ -35,8 +35,6 @@ from trainer.eos import ensure_eos
 from trainer.train import RECORD
 
 
-
-
 @dataclass(frozen=True)
 class Candidate:
     """One state of a model that is judged. `key` is 'base', 'base_eos' or 'trained'."""
@@ -55,7 +53,7 @@ def evaluate(arguments: EvaluationArguments) -> str:
     Raises:
         InputError: if model or dataset are missing, or the model folder was not made by `embedsmith train`.
     """
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     record = read_record(arguments.model_dir)
     digest = dataset_digest(arguments.dataset, arguments.dataset_revision)
     tasks = held_out_tasks(arguments.dataset, arguments.dataset_revision, digest)
@@ -71,7 +69,7 @@ def evaluate(arguments: EvaluationArguments) -> str:
     for candidate in candidates(arguments, record):
         judge = _Judge(candidate, cache, arguments.eval_batch_size)
         num_run += sum(judge.judge(task, digest) for task in tasks)
-        judged = {"key": candidate.key, "label": candidate.label, "name": candidate.name}
+        judged: dict[str, Any] = {"key": candidate.key, "label": candidate.label, "name": candidate.name}
         judged |= {"revision": candidate.revision, "use_instructions": candidate.use_instructions}
         path = judge.folder / "neighbours.jsonl"
         if candidate.key != "base" and (num_run or not path.is_file()):
@@ -158,6 +156,7 @@ def _published(base: BaseModel) -> SentenceTransformer:
 
 def _with_eos_pooling(base: BaseModel, max_seq_length: int) -> SentenceTransformer:
     transformer = Transformer(base.path, max_seq_length=max_seq_length)
+    assert transformer.tokenizer is not None  # text models have one
     ensure_eos(transformer.tokenizer)
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
     return SentenceTransformer(modules=[transformer, pooling, Normalize()], similarity_fn_name="cosine")
@@ -194,7 +193,7 @@ class _Judge:
             return False
         started = time.monotonic()
         result = mteb.evaluate(
-            self.encoder,
+            self.encoder,  # type: ignore[arg-type]  # the protocol asks for a constructor of its own too
             task,
             cache=self.cache,
             overwrite_strategy="always",  # mteb's own rule would keep a result of other data

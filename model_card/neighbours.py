@@ -15,7 +15,7 @@ NUM_QUERIES, NUM_NEAREST = 3, 3
 
 def example_queries(rows: Dataset) -> list[int]:
     """Return the rows to show: the first English ones with a short query, one per language if English lacks."""
-    short = [i for i in range(len(rows)) if len(rows[i]["query"]) <= 200]  # noqa: PLR2004  fits two lines
+    short = [i for i in range(len(rows)) if len(rows[i]["query"]) <= 200]
     english_first = sorted(short, key=lambda i: (rows[i]["language"] != "en", i))
     chosen: list[int] = []
     for i in english_first:  # different tasks, so that three queries show three things

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from model_card.scores import Evaluation
 
 COLORS = {"base": "#b0b7c3", "base_eos": "#6b7a90", "trained": "#d9480f"}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -34,9 +34,15 @@ def training_curves(log_history: list[dict[str, Any]]) -> bytes:
             ("positive_similarity", "#2b8a3e", "positive"),
             ("negative_similarity", "#6b7a90", "negatives, mean"),
         ):
-            similarity.plot(steps, [log[name] for log in log_history], color=color, marker="o", markersize=3, label=label)
+            similarity.plot(
+                steps, [log[name] for log in log_history], color=color, marker="o", markersize=3, label=label
+            )
         similarity.plot(
-            steps, [log["recall_at_1"] for log in log_history], color="#1971c2", linestyle="--", label="recall@1 in batch"
+            steps,
+            [log["recall_at_1"] for log in log_history],
+            color="#1971c2",
+            linestyle="--",
+            label="recall@1 in batch",
         )
         similarity.set(xlabel="step", ylabel="cosine similarity, recall", title="In the batch", ylim=(None, 1.02))
         similarity.legend(frameon=False, fontsize=9)
@@ -45,9 +51,12 @@ def training_curves(log_history: list[dict[str, Any]]) -> bytes:
 
 def score_bars(evaluation: Evaluation) -> bytes:
     """Return the main scores of all models side by side, one group a task or subset."""
-    shown = [s for s in evaluation.scores if s.subset or not any(o.subset and o.task == s.task for o in evaluation.scores)]
+    shown = [
+        s for s in evaluation.scores if s.subset or not any(o.subset and o.task == s.task for o in evaluation.scores)
+    ]
     height = 0.8 / len(evaluation.models)
-    with mpl.rc_context(_STYLE | {"axes.grid.axis": "x"}):
+    style: dict[Any, Any] = {**_STYLE, "axes.grid.axis": "x"}
+    with mpl.rc_context(style):
         figure = Figure(figsize=(9, 0.9 + 0.62 * len(shown)), layout="constrained")
         axes = figure.subplots()
         for number, model in enumerate(evaluation.models):

@@ -15,7 +15,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 
 from dataset_builder.errors import InputError
 from dataset_builder.languages import LANGUAGES
-from dataset_builder.schema import BRAINSTORMED, FIXED_INSTRUCTIONS
+from dataset_builder.schema import BRAINSTORMED, FIXED_INSTRUCTIONS, Subgroup
 from model_card.languages import iso_639_3
 from trainer.data import dataset_subgroups, load_split
 
@@ -39,7 +39,9 @@ def held_out_tasks(dataset_name: str, revision: str | None, digest: str) -> list
     load = partial(load_split, dataset_name, "test", revision=revision)
     known = dataset_subgroups(dataset_name, revision)
     kept = {subgroup: rows for subgroup in known if (rows := load(subgroup=subgroup)) is not None}
-    asymmetric = {subgroup: rows for subgroup, rows in kept.items() if subgroup in BRAINSTORMED}
+    asymmetric: dict[Subgroup, Dataset] = {
+        subgroup: rows for subgroup, rows in kept.items() if subgroup in BRAINSTORMED
+    }
     tasks: list[AbsTask] = []
     if asymmetric:
         tasks.append(_retrieval(asymmetric, digest))
@@ -55,7 +57,9 @@ def held_out_tasks(dataset_name: str, revision: str | None, digest: str) -> list
     return tasks
 
 
-def _metadata(name: str, type_: str, main_score: str, langs: Any, digest: str, description: str, prompt: Any) -> TaskMetadata:
+def _metadata(
+    name: str, type_: str, main_score: str, langs: Any, digest: str, description: str, prompt: Any
+) -> TaskMetadata:
     return TaskMetadata(
         name=name,
         dataset={"path": "embedsmith/held-out", "revision": digest},
@@ -75,26 +79,31 @@ def _languages(rows: Dataset) -> list[str]:
 
 
 class HeldOutRetrieval(AbsTaskRetrieval):
-    """One subset per subgroup; all subsets search the same corpus, the documents and hard negatives of all subgroups."""
+    """One subset per subgroup, whose corpus is the documents and hard negatives of its held-out examples."""
 
-    rows: dict[str, Dataset]
+    rows: dict[Subgroup, Dataset]
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
         """Build queries, corpus and relevance from the rows; texts that occur twice are one document."""
         if self.data_loaded:
             return
-        texts = [t for rows in self.rows.values() for name in ("positive", "negative") for t in rows[name] if t]
-        ids = {text: f"d{number}" for number, text in enumerate(dict.fromkeys(texts))}
-        corpus = Dataset.from_dict({"id": list(ids.values()), "text": list(ids), "title": [""] * len(ids)})
         self.dataset = {}
         for subgroup, rows in self.rows.items():
+            texts = [text for name in ("positive", "negative") for text in rows[name] if text]
+            ids = {text: f"{subgroup}-d{number}" for number, text in enumerate(dict.fromkeys(texts))}
+            corpus = Dataset.from_dict({"id": list(ids.values()), "text": list(ids), "title": [""] * len(ids)})
             queries = {
                 "id": [f"{subgroup}-q{number}" for number in range(len(rows))],
                 "text": list(rows["query"]),
                 "instruction": list(rows["instruction"]),
             }
             relevant = {q: {ids[text]: 1} for q, text in zip(queries["id"], rows["positive"], strict=True)}
-            split = {"corpus": corpus, "queries": Dataset.from_dict(queries), "relevant_docs": relevant, "top_ranked": None}
+            split = {
+                "corpus": corpus,
+                "queries": Dataset.from_dict(queries),
+                "relevant_docs": relevant,
+                "top_ranked": None,
+            }
             self.dataset[subgroup] = {"test": split}  # type: ignore[dict-item]  # a TypedDict
         self.data_loaded = True
 
@@ -103,7 +112,7 @@ class HeldOutSTS(AbsTaskSTS):
     """The pairs (query, positive) and (query, negative) with the similarity that was asked for."""
 
     min_score, max_score = 1, 5
-    rows: Dataset
+    rows: Any  # a datasets.Dataset, whose stubs do not know how it is iterated
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
         """Build the scored pairs from the rows."""
@@ -115,23 +124,23 @@ class HeldOutSTS(AbsTaskSTS):
                     pairs["sentence1"].append(row["query"])
                     pairs["sentence2"].append(text)
                     pairs["score"].append(float(attributes[score]))
-        self.dataset = {"test": Dataset.from_dict(pairs)}
+        self.dataset: Any = {"test": Dataset.from_dict(pairs)}
         self.data_loaded = True
 
 
 class HeldOutBitextMining(AbsTaskBitextMining):
     """Finding each query's translation among all of them."""
 
-    rows: Dataset
+    rows: Any  # a datasets.Dataset, whose stubs do not know how it is iterated
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
         """Build the parallel texts from the rows."""
         columns = {"sentence1": list(self.rows["query"]), "sentence2": list(self.rows["positive"])}
-        self.dataset = {"test": Dataset.from_dict(columns)}
+        self.dataset: Any = {"test": Dataset.from_dict(columns)}
         self.data_loaded = True
 
 
-def _retrieval(rows: dict[str, Dataset], digest: str) -> AbsTask:
+def _retrieval(rows: dict[Subgroup, Dataset], digest: str) -> AbsTask:
     class Task(HeldOutRetrieval):
         metadata = _metadata(
             "HeldOutRetrieval",
@@ -139,7 +148,7 @@ def _retrieval(rows: dict[str, Dataset], digest: str) -> AbsTask:
             "ndcg_at_10",
             {subgroup: _languages(part) for subgroup, part in rows.items()},
             digest,
-            "Held-out synthetic examples: find the positive of a query among all documents and hard negatives.",
+            "Held-out synthetic examples: find the positive of a query among the documents and hard negatives of its subgroup.",
             None,
         )
 

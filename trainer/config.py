@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
-from trl import ModelConfig
+from trl.trainer.model_config import ModelConfig
 
 from dataset_builder.errors import InputError
 from dataset_builder.schema import check_subgroup
@@ -32,7 +32,7 @@ class DataArguments:
 
 
 @dataclass
-class EmbeddingModelConfig(ModelConfig):  # type: ignore[misc]  # trl ships no type information
+class EmbeddingModelConfig(ModelConfig):
     """trl's `ModelConfig` with the paper's LoRA.
 
     Differs from `ModelConfig` in: `use_peft` True, `lora_r` 16, `lora_alpha` 32, `lora_dropout` 0.1,
@@ -49,7 +49,7 @@ class EmbeddingModelConfig(ModelConfig):  # type: ignore[misc]  # trl ships no t
     lora_task_type: str = field(default="FEATURE_EXTRACTION", metadata={"help": "Task type of LoRA."})
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         if not self.model_name_or_path:
             raise InputError("`model_name_or_path` is not given; name the model to fine-tune, a folder or a Hub id.")
 
@@ -75,15 +75,15 @@ class ContrastiveTrainingArguments(TrainingArguments):
     num_train_epochs: float = field(default=1.0, metadata={"help": "Epochs."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two logs."})
     save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints: no, steps, epoch."})
-    report_to: None | str | list[str] = field(default="none", metadata={"help": "Trackers: trackio, wandb, ..."})
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "Trackers: trackio, wandb, ..."})
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise InputError(f"`temperature` is {self.temperature}; it must be above 0 (the paper's is 0.02).")
-        if self.max_seq_length < 2:  # noqa: PLR2004
+        if self.max_seq_length < 2:
             raise InputError(f"`max_seq_length` is {self.max_seq_length}; a text needs at least a token and the EOS.")
         self.remove_unused_columns = False  # the collator needs the text columns
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
 
 
 TRAIN_ARGUMENTS = (DataArguments, EmbeddingModelConfig, ContrastiveTrainingArguments)

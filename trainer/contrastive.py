@@ -32,10 +32,30 @@ def eos_embeddings(last_hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
     return last_hidden_state[torch.arange(len(last), device=last.device), last]
 
 
+CHUNK_TOKENS = {"cpu": 2_048, "cuda": 65_536}
+"""Padded tokens in one forward pass: few enough to waste little on padding, many enough to keep the device busy."""
+
+
 def embed(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the EOS embeddings (texts, dim), not normalised, of padded token ids (texts, length)."""
-    output = model(input_ids=input_ids, attention_mask=attention_mask)
-    return eos_embeddings(output.last_hidden_state, attention_mask)
+    """Return the EOS embeddings (texts, dim), not normalised, in the order of the texts.
+
+    The texts are sorted by length and encoded in chunks of about equal size, each padded only to its own longest text.
+
+    Args:
+        model: a model whose output has `last_hidden_state`.
+        input_ids: (texts, length), padded on the right.
+        attention_mask: (texts, length), 1 on tokens, 0 on padding.
+    """
+    lengths, order = attention_mask.sum(dim=1).sort(descending=True, stable=True)
+    vectors, start = [], 0
+    while start < len(order):
+        length = int(lengths[start])
+        rows = order[start : start + max(1, CHUNK_TOKENS.get(input_ids.device.type, 65_536) // length)]
+        mask = attention_mask[rows, :length]
+        hidden = model(input_ids=input_ids[rows, :length], attention_mask=mask).last_hidden_state
+        vectors.append(eos_embeddings(hidden, mask))
+        start += len(rows)
+    return torch.cat(vectors)[order.argsort()]
 
 
 class ContrastiveTrainer(Trainer):

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def dataset_subgroups(dataset_name: str, revision: str | None = None) -> list[Su
             f"`dataset_name` is '{dataset_name}', which is neither a dataset folder nor a dataset on the Hub "
             f"({type(error).__name__}); run `embedsmith curate`, or give --dataset_name."
         ) from None
-    known = [subgroup for subgroup in SUBGROUPS if subgroup in configs]
+    known: list[Subgroup] = [subgroup for subgroup in SUBGROUPS if subgroup in configs]
     if not known:
         raise InputError(
             f"The dataset {dataset_name} has none of the configs {', '.join(SUBGROUPS)}; it has {', '.join(configs)}."
@@ -76,7 +77,7 @@ def load_examples(
         rows = load_split(dataset_name, split, subgroup, revision)
         if rows is not None:
             part = rows.select_columns(list(TRAIN_COLUMNS))
-            parts.append(part.add_column("subgroup", [subgroup] * len(part)))  # type: ignore[call-arg]
+            parts.append(part.add_column("subgroup", [subgroup] * len(part)))
     if not parts:
         empty: dict[str, list[str]] = {column: [] for column in (*TRAIN_COLUMNS, "subgroup")}
         return Dataset.from_dict(empty)
@@ -116,7 +117,7 @@ class SubgroupBatchSampler(Sampler[list[int]]):
             order = rng.sample(rows, len(rows)) if self.shuffle else rows
             num_batches = -(-len(rows) // self.batch_size)
             edges = [len(rows) * i // num_batches for i in range(num_batches + 1)]
-            batches += [order[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+            batches += [order[start:end] for start, end in pairwise(edges)]
         if self.shuffle:
             rng.shuffle(batches)
         yield from batches

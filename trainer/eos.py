@@ -91,7 +91,7 @@ def check_eos(tokenizer: PreTrainedTokenizerBase, max_length: int = 16) -> None:
                 )
 
 
-def _ends_in_one(ids: Any, eos: int | None) -> bool:
+def _ends_in_one(ids: Any, eos: Any) -> bool:
     return len(ids) > 1 and ids[-1] == eos and ids[-2] != eos
 
 

@@ -74,14 +74,24 @@ def export_model(
         model = model.merge_and_unload(safe_merge=True)
         _require_equal(before, vectors(model, tokenizer, probes, max_seq_length), model.dtype, "merging the adapters")
     tokenizer.model_max_length = max_seq_length
-    for key in ("max_length", "stride", "truncation_strategy", "is_local", "local_files_only"):  # of the base's last user
+    for key in (
+        "max_length",
+        "stride",
+        "truncation_strategy",
+        "is_local",
+        "local_files_only",
+    ):  # of the base's last user
         tokenizer.init_kwargs.pop(key, None)
-    tokenizer.backend_tokenizer.no_padding()
-    tokenizer.backend_tokenizer.no_truncation()
+    backend: Any = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _write_sentence_transformers(folder, model.config.get_text_config().hidden_size)
-    reloaded, its_tokenizer = AutoModel.from_pretrained(folder, dtype=model.dtype), AutoTokenizer.from_pretrained(folder)
+    reloaded, its_tokenizer = (
+        AutoModel.from_pretrained(folder, dtype=model.dtype),
+        AutoTokenizer.from_pretrained(folder),
+    )
     check_eos(its_tokenizer)
     if its_tokenizer(probes)["input_ids"] != tokenizer(probes)["input_ids"]:
         raise RunError(f"The tokenizer saved to {folder} gives other token ids than the one in training; not exported.")
@@ -92,7 +102,9 @@ def _require_equal(before: Tensor, after: Tensor, dtype: torch.dtype, what: str)
     least = (before * after).sum(dim=-1).min().item()
     limit = MIN_COSINE if dtype == torch.float32 else 0.999  # bf16 and fp16 round the merged weights
     if not least >= limit:
-        raise RunError(f"After {what} a text's vector has cosine {least:.6f} with what it was; the model is not exported.")
+        raise RunError(
+            f"After {what} a text's vector has cosine {least:.6f} with what it was; the model is not exported."
+        )
 
 
 def _write_sentence_transformers(folder: Path, dim: int) -> None:

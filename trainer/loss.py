@@ -18,9 +18,7 @@ class InfoNCE(NamedTuple):
     negative_similarity: Tensor
 
 
-def info_nce(
-    queries: Tensor, candidates: Tensor, *, temperature: float, masked: Tensor | None = None
-) -> InfoNCE:
+def info_nce(queries: Tensor, candidates: Tensor, *, temperature: float, masked: Tensor | None = None) -> InfoNCE:
     """Return the mean cross-entropy of picking each query's positive among all candidates (paper, equation 2).
 
     With one candidate set C of size n, all similarities equal, the loss is exactly log n.

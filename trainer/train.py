@@ -29,7 +29,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import get_peft_config, get_quantization_config
+from trl.trainer.utils import get_peft_config, get_quantization_config
 
 from dataset_builder.errors import InputError
 from dataset_builder.progress import duration
@@ -94,7 +94,7 @@ def train(data: DataArguments, model_config: EmbeddingModelConfig, args: Contras
         InputError: if model, dataset or tokenizer cannot be used, or another model is already there.
         RunError: if training fails or the exported model does not give the vectors of the trained one.
     """
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     run_dir = Path(args.output_dir or "")
     folder = run_dir / "model"
     dataset_name = data.dataset_name or str(run_dir / "dataset")
@@ -131,7 +131,8 @@ def train(data: DataArguments, model_config: EmbeddingModelConfig, args: Contras
     partial = folder.with_name("model.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    probes = [instruct(row["instruction"], row["query"]) for row in examples.select(range(min(8, len(examples))))]
+    first = examples[:8]
+    probes = [instruct(task, query) for task, query in zip(first["instruction"], first["query"], strict=True)]
     export_model(model, tokenizer, partial, max_seq_length=args.max_seq_length, probes=probes)
     record |= _outcome(trainer, seconds)
     (partial / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")

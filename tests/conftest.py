@@ -1,0 +1,62 @@
+"""The test environment: no network but this machine, an empty home of Hugging Face, and one local Hub per test run.
+
+`HF_ENDPOINT` and the Xet switch are read when huggingface_hub and datasets are imported, so all of this happens before.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hub_server import Hub
+
+HOME = Path(tempfile.mkdtemp(prefix="embedsmith-tests-"))
+HUB = Hub.start(HOME / "hub", tokens={"hf_writer": "tester", "hf_reader": None})
+
+for name in [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE_", "OPENAI_", "MTEB_", "WANDB_"))]:
+    del os.environ[name]
+os.environ |= {
+    "HF_HOME": str(HOME / "hf"),
+    "HF_ENDPOINT": HUB.url,
+    "HF_TOKEN": "hf_writer",
+    "HF_HUB_DISABLE_XET": "1",  # the local Hub has no Xet
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "MTEB_CACHE": str(HOME / "mteb"),
+    "TOKENIZERS_PARALLELISM": "false",
+    "MPLCONFIGDIR": str(HOME / "matplotlib"),
+    "NO_PROXY": "127.0.0.1,localhost",
+}
+
+_connect = socket.socket.connect
+
+
+def _connect_here_only(self: socket.socket, address: Any) -> None:
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise OSError(f"tests reach no network, not even {address}")
+    _connect(self, address)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Let nothing but this machine be reached."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", _connect_here_only)
+    yield
+    patch.undo()
+    HUB.stop()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """The local Hub, without faults; repos of other tests may be there."""
+    HUB.reset()
+    yield HUB
+    HUB.reset()
