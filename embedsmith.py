@@ -178,7 +178,10 @@ def parse(verb: str, types: tuple[type, ...], arguments: list[str]) -> tuple[Any
     from transformers.hf_argparser import HfArgumentParser
 
     class Parser(HfArgumentParser):
+        """Raises instead of printing its usage and leaving."""
+
         def error(self, message: str) -> Any:
+            """Called by argparse for a flag or value that it does not take."""
             raise InputError(f"embedsmith {verb}: {message}")
 
     parser = Parser(types, prog=f"embedsmith {verb}", description=VERBS[verb].help, allow_abbrev=False)  # type: ignore[arg-type]

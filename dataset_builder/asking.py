@@ -133,11 +133,13 @@ class _Asking:
         self.spent_usd = journal.spent().cost_usd or 0.0
 
     def recorded(self, pending: list[Request]) -> None:
+        """Commit the recorded reply of every pending request."""
         path = Path(self.llm.recorded_replies) if self.llm.recorded_replies else DEFAULT_REPLIES
         for request, body in recorded_replies(path, pending):
             self._commit(request, body, "recorded")
 
     async def live(self, pending: list[tuple[Request, str | None]]) -> None:
+        """Ask the endpoint, and ask again what could not be parsed, up to `max_attempts` replies a request."""
         from dataset_builder.live_llm import LiveLLM
 
         limit = self.llm.max_cost_usd

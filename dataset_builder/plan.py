@@ -88,6 +88,7 @@ class _Sampler:
         self.table = table
 
     def generate(self, subgroup: Subgroup, index: int) -> Request:
+        """Return the generate request number `index` of a subgroup."""
         rng = random.Random(f"{self.arguments.seed}/{subgroup}/generate/{index}")
         prompt = rng.choice(variants(subgroup, "generate"))
         language = self._language(rng)

@@ -142,6 +142,8 @@ class HeldOutBitextMining(AbsTaskBitextMining):
 
 def _retrieval(rows: dict[Subgroup, Dataset], digest: str) -> AbsTask:
     class Task(HeldOutRetrieval):
+        """The held-out retrieval task of this dataset."""
+
         metadata = _metadata(
             "HeldOutRetrieval",
             "Retrieval",
@@ -159,6 +161,8 @@ def _retrieval(rows: dict[Subgroup, Dataset], digest: str) -> AbsTask:
 
 def _sts(rows: Dataset, digest: str) -> AbsTask:
     class Task(HeldOutSTS):
+        """The held-out similarity task of this dataset."""
+
         metadata = _metadata(
             "HeldOutSTS",
             "STS",
@@ -176,6 +180,8 @@ def _sts(rows: Dataset, digest: str) -> AbsTask:
 
 def _bitext(rows: Dataset, digest: str) -> AbsTask:
     class Task(HeldOutBitextMining):
+        """The held-out translation task of this dataset."""
+
         metadata = _metadata(
             "HeldOutBitextMining",
             "BitextMining",

@@ -238,7 +238,7 @@ def test_tokens_and_cost_are_those_of_the_replies() -> None:
 def answered(num_examples: int, test_size: float) -> Curated:
     plan = PlanArguments("unused", num_examples, examples_per_task=2)
     entries = [entry(request, answer(request)) for request in generate_requests(plan)]
-    return curate_entries(entries, CurationArguments(test_size=test_size))
+    return curate_entries(entries, CurationArguments(test_size, check_language=False))
 
 
 def test_no_task_is_in_two_splits() -> None:
@@ -276,7 +276,7 @@ def test_the_order_in_which_replies_arrive_changes_nothing(tmp_path: Path) -> No
             for request in random.Random(seed).sample(REQUESTS, len(REQUESTS)):
                 body = answer(REQUESTS[0]) if request.index == 5 else answer(request)  # some duplicates
                 journal.add_reply(request, "test", body, usable=True, cost_usd=None)
-            curated.append(curate_entries(journal.entries(REQUESTS), CurationArguments(test_size=0.2)))
+            curated.append(curate_entries(journal.entries(REQUESTS), CurationArguments(0.2, check_language=False)))
     assert curated[0].rejected
     assert curated[0] == curated[1] == curated[2]
 

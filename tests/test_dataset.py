@@ -218,10 +218,9 @@ def test_a_full_disk_leaves_nothing_half_written(demo: Path, tmp_path: Path, cur
         shutil.rmtree(dataset)
     before = folder_bytes(dataset)
     with full_disk(60_000), pytest.raises((OSError, RunError)):  # the first file that does not fit is in short-long
-        curate(plan, CurationArguments(test_size=0))
+        curate(plan, CurationArguments(test_size=0, check_language=False))
     assert folder_bytes(dataset) == before
-    curate(plan, SPLIT)
+    curate(plan, CurationArguments(test_size=0.25, check_language=False))
     assert {path.name for path in plan.run_dir.iterdir()} >= {"dataset", "rejected"}
     assert not list(plan.run_dir.glob("*.partial"))
-    names = set(folder_bytes(demo / "dataset"))
-    assert set(folder_bytes(dataset)) == names
+    assert folder_bytes(dataset).keys() == folder_bytes(demo / "dataset").keys()

@@ -49,7 +49,10 @@ class EmbeddingModelConfig(ModelConfig):
     lora_task_type: str = field(default="FEATURE_EXTRACTION", metadata={"help": "Task type of LoRA."})
 
     def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[no-untyped-call]
+        try:
+            super().__post_init__()  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise InputError(f"The model settings do not fit together: {error}") from None
         if not self.model_name_or_path:
             raise InputError("`model_name_or_path` is not given; name the model to fine-tune, a folder or a Hub id.")
 
@@ -75,7 +78,9 @@ class ContrastiveTrainingArguments(TrainingArguments):
     num_train_epochs: float = field(default=1.0, metadata={"help": "Epochs."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two logs."})
     save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints: no, steps, epoch."})
-    report_to: str | list[str] | None = field(default="none", metadata={"help": "Trackers: trackio, wandb, ..."})
+    report_to: None | str | list[str] = field(  # noqa: RUF036  HfArgumentParser needs None first
+        default="none", metadata={"help": "Trackers: trackio, wandb, ..."}
+    )
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -83,7 +88,10 @@ class ContrastiveTrainingArguments(TrainingArguments):
         if self.max_seq_length < 2:
             raise InputError(f"`max_seq_length` is {self.max_seq_length}; a text needs at least a token and the EOS.")
         self.remove_unused_columns = False  # the collator needs the text columns
-        super().__post_init__()  # type: ignore[no-untyped-call]
+        try:
+            super().__post_init__()  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise InputError(f"The training arguments do not fit together or this machine: {error}") from None
 
 
 TRAIN_ARGUMENTS = (DataArguments, EmbeddingModelConfig, ContrastiveTrainingArguments)
