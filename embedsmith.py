@@ -68,6 +68,7 @@ def _train() -> tuple[tuple[type, ...], Callable[..., str | None]]:
 
 
 def _evaluate() -> tuple[tuple[type, ...], Callable[..., str | None]]:
+    os.environ.setdefault("TQDM_DISABLE", "1")  # our own line tells the progress
     from model_card.config import MODEL_CARD_ARGUMENTS
     from model_card.evaluation import evaluate
 
@@ -144,8 +145,15 @@ def recipe_flags(path: Path, known: Sequence[str]) -> list[str]:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Reads `no` as Norwegian, not as False: only true and false are booleans, as in YAML 1.2."""
+
+    Loader.yaml_implicit_resolvers = {
+        char: [(tag, regex) for tag, regex in resolvers if tag != "tag:yaml.org,2002:bool" or char in "tTfF"]
+        for char, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}  # noqa: S506  a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(recipe, dict):
@@ -236,6 +244,7 @@ def demo(arguments: list[str]) -> str:
     if len(arguments) not in (0, 2) or arguments[:1] not in ([], ["--output_dir"]):
         raise InputError(f"embedsmith demo knows no '{' '.join(arguments)}'; its only flag is --output_dir DIR.")
     folder = arguments[1] if arguments else "runs/demo"
+    os.environ.setdefault("TQDM_DISABLE", "1")
     started = time.monotonic()
     for verb in DEMO:
         print(f"\n$ embedsmith {verb} --config demo", file=sys.stderr, flush=True)
@@ -276,6 +285,11 @@ def main(arguments: list[str] | None = None) -> int:
     except EmbedsmithError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130

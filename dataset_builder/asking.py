@@ -12,7 +12,7 @@ from typing import Any
 
 from dataset_builder.config import LLMArguments, PlanArguments
 from dataset_builder.errors import InputError, RunError
-from dataset_builder.journal import Journal
+from dataset_builder.journal import Journal, token_counts
 from dataset_builder.parsing import Rejection, check_reply, parse_tasks
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
 from dataset_builder.progress import Progress
@@ -90,7 +90,10 @@ def generate(plan: PlanArguments, llm: LLMArguments) -> str:
 
 
 def _ask_missing(label: str, requests: list[Request], llm: LLMArguments, journal: Journal) -> str:
-    pending = list(journal.pending(requests, llm.max_attempts))
+    if llm.retry_refused:
+        journal.forget_failures()
+    # a recording has one reply to a request: asking it again would only repeat it
+    pending = list(journal.pending(requests, llm.max_attempts if llm.llm == "live" else 1))
     if not pending:
         print(f"{label}: nothing to ask, all {len(requests):,} requests are in the journal", file=sys.stderr)
     else:
@@ -116,7 +119,8 @@ def _summary(requests: list[Request], llm: LLMArguments, journal: Journal) -> st
         if llm.max_cost_usd is not None and spent.cost_usd >= llm.max_cost_usd and unanswered:
             raise RunError(f"Stopped at max_cost_usd {llm.max_cost_usd}: {text}. Raise it to go on.")
     if requests and not usable:
-        raise RunError(f"No reply could be used: {text}. The first reason: {reasons[0] if reasons else 'no answer'}.")
+        first = next((f"{reason.reason}, {reason.detail}" for reason in reasons if reason), "no answer")
+        raise RunError(f"No reply could be used: {text}. The first reason: {first}.")
     return text
 
 
@@ -164,10 +168,10 @@ class _Asking:
 
     def _commit(self, request: Request, body: dict[str, Any], source: str) -> None:
         rejection = _rejection(body, request)
-        usage = body.get("usage") or {}
-        tokens_in, tokens_out = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+        counts = token_counts(body)
+        tokens_in, tokens_out = (count or 0 for count in counts)
         cost_usd: float | None = None
-        if self.llm.input_price is not None and self.llm.output_price is not None and usage:
+        if self.llm.input_price is not None and self.llm.output_price is not None and counts != (None, None):
             cost_usd = float(tokens_in * self.llm.input_price + tokens_out * self.llm.output_price) / 1e6
             self.spent_usd = float(self.spent_usd) + cost_usd
         self.journal.add_reply(request, source, body, usable=rejection is None, cost_usd=cost_usd)

@@ -38,9 +38,9 @@ def card_data(folder: Path, curated: Curated, arguments: CurationArguments) -> D
     names = sorted({path.parent.name for path in folder.glob("*/*.parquet")})
     configs: list[dict[str, Any]] = []
     for name in (*(s for s in SUBGROUPS if s in names), *(["tasks"] if "tasks" in names else [])):
-        splits = [s for s in ("train", "test") if any((folder / name).glob(f"{s}-*.parquet"))]
+        files = [(s, p.name) for s in ("train", "test") for p in sorted((folder / name).glob(f"{s}-*.parquet"))]
         configs.append(
-            {"config_name": name, "data_files": [{"split": s, "path": f"{name}/{s}-*.parquet"} for s in splits]}
+            {"config_name": name, "data_files": [{"split": s, "path": f"{name}/{file}"} for s, file in files]}
         )
     configs[0]["default"] = True
     codes = sorted({code for row in curated.rows() for code in (row["language"], row["positive_language"])})
@@ -79,6 +79,7 @@ def dataset_card(
         note=arguments.dataset_note,
         repo=(run_dir / "dataset").as_posix(),
         num_rows=len(rows),
+        first=next((s, split) for split in ("train", "test") for s, rows_ in curated.examples.items() if rows_[split]),
         composition=[
             {
                 "subgroup": subgroup,

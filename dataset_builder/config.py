@@ -65,8 +65,8 @@ class PlanArguments:
 
     def __post_init__(self) -> None:
         for name in ("num_examples", "tasks_per_brainstorm", "examples_per_task"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"`{name}` is {getattr(self, name)}; it must be above 0.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"`{name}` is {getattr(self, name)}; it must be a finite number above 0.")
         if bad := [n for n in self.num_words if n < 1]:
             raise InputError(f"`num_words` has {bad[0]}; lengths are at least 1 word.")
         if not self.subgroups:
@@ -133,6 +133,9 @@ class LLMArguments:
     )
     max_retries: int = field(
         default=8, metadata={"help": "Tries per reply after a rate limit, a server error or a dropped connection."}
+    )
+    retry_refused: bool = field(
+        default=False, metadata={"help": "Ask again what the endpoint refused for good before (HTTP 400, 413, 422)."}
     )
     input_price: float | None = field(default=None, metadata={"help": "US dollars per million prompt tokens."})
     output_price: float | None = field(default=None, metadata={"help": "US dollars per million completion tokens."})

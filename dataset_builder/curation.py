@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dataset_builder.config import CurationArguments
-from dataset_builder.journal import Entry
+from dataset_builder.journal import Entry, token_counts
 from dataset_builder.language_check import wrong_language
 from dataset_builder.parsing import Rejection, parse_example, parse_tasks, reply_text
-from dataset_builder.schema import BRAINSTORMED, FIXED_INSTRUCTIONS, Subgroup
+from dataset_builder.schema import BRAINSTORMED, FIXED_INSTRUCTIONS, SUBGROUPS, Subgroup
 
 REASONS = {
     "empty": "no text",
@@ -28,7 +27,7 @@ REASONS = {
     "json": "no complete JSON",
     "schema": "a key missing or of the wrong type",
     "characters": "control characters or broken Unicode",
-    "copy": "two of the texts are the same, or one holds another whole",
+    "copy": "two of the texts are the same, or positive or negative holds the whole query",
     "leak": "the label stands in the text",
     "language": "surely another language than the one asked for",
     "duplicate": "query or positive occurred before",
@@ -59,8 +58,18 @@ class Curated:
 
 
 def normalize(text: str) -> str:
-    """Return `text` without case, punctuation and spacing, for comparing."""
-    return " ".join(re.sub(r"[^\w]+", " ", unicodedata.normalize("NFKC", text).casefold()).split())
+    """Return `text` without case, punctuation and spacing, for comparing.
+
+    Marks stay (without its vowel signs a Hindi word is another one), and so do symbols and the sign of a number.
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    kept = (
+        char
+        if unicodedata.category(char)[0] in "LMNS" or (char == "-" and after.isdigit() and not before.isalnum())
+        else " "
+        for before, char, after in zip(" " + text, text, text[1:] + " ", strict=False)
+    )
+    return " ".join("".join(kept).split())
 
 
 def task_id(subgroup: Subgroup, task: str) -> str:
@@ -95,7 +104,7 @@ def example_row(entry: Entry) -> Row | Rejection:
         "positive_language": request.attributes.get("positive_language", language),
         "id": request.id,
         "task_id": task_id(request.subgroup, instruction),
-        "model": str((entry.body or {}).get("model") or "unknown"),
+        "model": _model(entry),
         "prompt": request.prompt,
         "attributes": json.dumps(attributes, ensure_ascii=False, sort_keys=True),
     }
@@ -111,11 +120,13 @@ def check_row(row: Row, subgroup: Subgroup, *, check_language: bool = True) -> R
         return rejection
     if not check_language:
         return None
-    by_language: dict[str, str] = {}
-    for name in texts:  # short texts are judged together with the others of their language
+    judged: list[tuple[str, str]] = []
+    together: dict[str, str] = {}
+    for name in texts:  # each by itself, and short texts together with the others of their language
         code = row["language"] if name == "query" else row["positive_language"]
-        by_language[code] = by_language.get(code, "") + row[name] + "\n"
-    for code, text in by_language.items():
+        judged.append((code, row[name]))
+        together[code] = together.get(code, "") + row[name] + "\n"
+    for code, text in [*judged, *together.items()]:
         if label := wrong_language(text, code):
             return Rejection("language", f"asked for {code}, is {label}")
     return None
@@ -130,11 +141,18 @@ def _copies(texts: dict[str, str], subgroup: Subgroup) -> Rejection | None:
         if name not in texts:
             continue
         if subgroup == "long-short":
-            if f" {texts[name]} " in f" {texts['query']} ":
+            edge = "" if _has_no_spaces(texts[name]) else " "
+            if edge + texts[name] + edge in edge + texts["query"] + edge:
                 return Rejection("leak", f"{name} label '{texts[name][:60]}' stands in the text")
         elif len(texts["query"]) >= 30 and texts["query"] in texts[name]:
             return Rejection("copy", f"{name} holds the whole query")
     return None
+
+
+def _has_no_spaces(label: str) -> bool:
+    """Tell whether a label of two letters or more is in a script that writes no spaces between words."""
+    names = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+    return len(label) > 1 and all(unicodedata.name(c, "").startswith(names) for c in label if c != " ")
 
 
 class Duplicates:
@@ -173,6 +191,7 @@ def curate_entries(entries: Iterable[Entry], arguments: CurationArguments) -> Cu
                 continue
             row = rejection
         curated.rejected.append(_rejected_row(entry, row))
+    curated.examples = {subgroup: curated.examples[subgroup] for subgroup in SUBGROUPS if subgroup in curated.examples}
     return curated
 
 
@@ -194,7 +213,7 @@ def task_rows(entries: Iterable[tuple[Entry, list[str]]], curated: Curated) -> l
                     "task": task,
                     "split": split.get(id_),
                     "num_examples": used[id_],
-                    "model": str((entry.body or {}).get("model") or "unknown"),
+                    "model": _model(entry),
                     "prompt": entry.request.prompt,
                 },
             )
@@ -213,9 +232,8 @@ def rejected_brainstorms(entries: Iterable[Entry]) -> list[Row]:
 
 
 def _count_usage(curated: Curated, entry: Entry) -> None:
-    usage = (entry.body or {}).get("usage") or {}
-    for name in ("prompt_tokens", "completion_tokens"):
-        if (count := usage.get(name)) is not None:
+    for name, count in zip(("prompt_tokens", "completion_tokens"), token_counts(entry.body or {}), strict=True):
+        if count is not None:
             setattr(curated, name, (getattr(curated, name) or 0) + count)
     if entry.cost_usd is not None:
         curated.cost_usd = (curated.cost_usd or 0.0) + entry.cost_usd
@@ -234,6 +252,10 @@ def _rejected_row(entry: Entry, rejection: Rejection) -> Row:
         "attributes": json.dumps(entry.request.attributes, ensure_ascii=False, sort_keys=True),
         "reply": _printable(raw),
     }
+
+
+def _model(entry: Entry) -> str:
+    return _printable(str((entry.body or {}).get("model") or "unknown"))
 
 
 def _printable(text: str) -> str:

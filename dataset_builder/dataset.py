@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -104,9 +105,9 @@ def _write_dataset(folder: Path, curated: Curated, plan: PlanArguments, argument
     for subgroup, splits in curated.examples.items():
         for split, rows in splits.items():
             if rows:
-                _write_parquet(folder / subgroup / f"{split}-00000-of-00001.parquet", rows, FEATURES)
+                _write_hashed_parquet(folder / subgroup / f"{split}-00000-of-00001.parquet", rows, FEATURES)
     if curated.tasks:
-        _write_parquet(folder / "tasks" / "train-00000-of-00001.parquet", curated.tasks, TASK_FEATURES)
+        _write_hashed_parquet(folder / "tasks" / "train-00000-of-00001.parquet", curated.tasks, TASK_FEATURES)
     recipe = plan.identity() | {"num_examples": plan.num_examples, "test_size": arguments.test_size}
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(dataset_card(folder, curated, recipe, arguments, plan.run_dir), encoding="utf-8")
@@ -114,6 +115,17 @@ def _write_dataset(folder: Path, curated: Curated, plan: PlanArguments, argument
 
 def _write_rejected(folder: Path, curated: Curated) -> None:
     _write_parquet(folder / "train-00000-of-00001.parquet", curated.rejected, REJECTED_FEATURES)
+
+
+def _write_hashed_parquet(path: Path, rows: list[Row], features: Features) -> None:
+    """Write a parquet file whose name ends in a digest of its content.
+
+    `datasets` caches a local folder by its name and the `configs` of its README alone, not by the files' content or
+    time: only because the README names the digests, another run or a later one is not taken for the cached one.
+    """
+    _write_parquet(path, rows, features)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    path.rename(path.with_stem(f"{path.stem}-{digest}"))
 
 
 def _write_parquet(path: Path, rows: list[Row], features: Features) -> None:

@@ -90,7 +90,7 @@ class Journal:
             raise InputError(f"The journal {self.path} is empty; run `embedsmith brainstorm` and `generate` first.")
         db = sqlite3.connect(self.path)
         try:
-            if is_new:
+            if is_new or (self._write and self._is_blank(db)):
                 db.execute("PRAGMA journal_mode = WAL")
                 db.executescript(
                     f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};{_SCHEMA}"
@@ -107,6 +107,15 @@ class Journal:
                 ) from None
             raise
         return db
+
+    @staticmethod
+    def _is_blank(db: sqlite3.Connection) -> bool:
+        """Tell whether a writer was killed after it made the file and before it committed the tables."""
+        application_id, num_tables = (
+            db.execute("PRAGMA application_id").fetchone()[0],
+            "SELECT COUNT(*) FROM sqlite_schema",
+        )
+        return not application_id and not db.execute(num_tables).fetchone()[0]
 
     def _check(self, db: sqlite3.Connection, identity: str) -> None:
         if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
@@ -157,7 +166,6 @@ class Journal:
         self, request: Request, source: str, body: dict[str, Any], *, usable: bool, cost_usd: float | None
     ) -> None:
         """Commit one reply as the next attempt of its request. It is paid for and never lost from here on."""
-        usage = body.get("usage") or {}
         with self._db:
             self._db.execute(
                 "INSERT INTO replies SELECT ?1, COALESCE(MAX(attempt), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7 FROM replies "
@@ -167,16 +175,16 @@ class Journal:
                     source,
                     json.dumps(body),  # ASCII: lone surrogates in a reply cannot break the file
                     int(usable),
-                    usage.get("prompt_tokens"),
-                    usage.get("completion_tokens"),
+                    *token_counts(body),
                     cost_usd,
                 ),
             )
 
     def add_failure(self, request: Request, status: int | None, message: str) -> None:
         """Note that the endpoint refused a request for good (HTTP 4xx); it is not asked again by itself."""
+        text = message[:500].encode("utf-8", "replace").decode()
         with self._db:
-            self._db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (request.id, status, message[:500]))
+            self._db.execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (request.id, status, text))
 
     def forget_failures(self) -> None:
         """Let refused requests be asked again."""
@@ -223,6 +231,14 @@ class Journal:
             "FROM replies"
         ).fetchone()
         return Spent(*row)
+
+
+def token_counts(body: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Return prompt and completion tokens of a chat completion; None where the endpoint tells no whole number."""
+    usage = body.get("usage")
+    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+    prompt, completion = (count if isinstance(count, int) and 0 <= count < 2**53 else None for count in counts)
+    return prompt, completion
 
 
 def _chunks(requests: Iterable[Request], size: int = 500) -> Iterator[list[Request]]:

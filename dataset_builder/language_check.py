@@ -37,6 +37,8 @@ _RELATIVES = (
     {"tl", "bcl"},
     {"fr", "wa", "oc", "gcf", "gcr", "ht"},
     {"lv", "ltg"},
+    {"he", "hbo"},
+    {"el", "grc"},
 )
 
 
@@ -55,7 +57,9 @@ def wrong_language(text: str, code: str) -> str | None:
     if len(letters) < (MIN_LETTERS_CJK if is_cjk else MIN_LETTERS) or asked not in _identifier().labels:
         return None
     ranked = _identifier().rank(text)
-    label, probability = str(ranked[0][0]), float(ranked[0][1])
-    if label in {asked, "zxx"} or probability < SURE or any({label, asked} <= group for group in _RELATIVES):
+    label = str(ranked[0][0])
+    family = {label}.union(*(group for group in _RELATIVES if label in group))
+    probability = sum(float(p) for other, p in ranked if other in family)  # relatives share it between them
+    if label == "zxx" or asked in family or probability < SURE:
         return None
     return label if dict(ranked)[asked] < RULED_OUT else None

@@ -18,6 +18,7 @@ from dataset_builder.schema import ExampleReply, Step, Subgroup, TasksReply, exa
 M = TypeVar("M", bound=BaseModel)
 
 _THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_LAST_THINKING = re.compile(r".*</think(?:ing)?>|<think(?:ing)?>.*", re.DOTALL | re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
@@ -49,15 +50,18 @@ def reply_text(body: dict[str, Any]) -> str | Rejection:
 
 def _json_value(text: str) -> Any:
     """Return the first JSON object or array in `text`. Raises `ValueError` if there is none."""
-    text = _THINKING.sub("", text)
     decoder = json.JSONDecoder()
     try:
         return decoder.decode(text.strip())
     except ValueError:
         pass
+    text = _LAST_THINKING.sub("", _THINKING.sub("", text))
     for match in re.finditer(r"[{\[]", text):
         try:
-            return decoder.raw_decode(text, match.start())[0]
+            value = decoder.raw_decode(text, match.start())[0]
+            if isinstance(value, list) and "{" in text[: match.start()]:
+                continue  # part of an object that was cut off
+            return value
         except ValueError:
             if match.start() > 2000:  # chatter is short; a long search in a broken reply is quadratic
                 break
@@ -71,16 +75,22 @@ def _parse(text: str, model: type[M], *, bare_list: str | None = None) -> M | Re
         return Rejection("json", f"{error}: {text[:80]!r}")
     if bare_list is not None and isinstance(value, list):
         value = {bare_list: value}
+    if bad := _bad_character(value):
+        return bad
     try:
         reply = model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         return Rejection("schema", f"{'.'.join(map(str, first['loc'])) or 'reply'}: {first['msg']}")
-    for name, entry in reply:
+    return reply
+
+
+def _bad_character(value: Any) -> Rejection | None:
+    for name, entry in value.items() if isinstance(value, dict) else ():
         for string in entry if isinstance(entry, list) else [entry]:
             if isinstance(string, str) and (bad := _CONTROL.search(string)):
                 return Rejection("characters", f"{name} has the character U+{ord(bad[0]):04X}")
-    return reply
+    return None
 
 
 def parse_tasks(body: dict[str, Any], num_tasks: int) -> list[str] | Rejection:

@@ -34,9 +34,11 @@ class Request:
     task_slot: int | None = None
 
 
-def request_id(step: Step, subgroup: Subgroup, index: int, prompt: str, attributes: dict[str, Any]) -> str:
+def request_id(
+    step: Step, subgroup: Subgroup, index: int, prompt: str, attributes: dict[str, Any], task_slot: int | None = None
+) -> str:
     """Return a readable id with a digest of everything but the wording; at most 64 characters, as batch APIs ask."""
-    key = json.dumps([subgroup, step, prompt, attributes, index], sort_keys=True, ensure_ascii=True)
+    key = json.dumps([subgroup, step, prompt, attributes, index, task_slot], sort_keys=True, ensure_ascii=True)
     return f"{subgroup}-{step}-{index:06d}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
@@ -94,15 +96,19 @@ class _Sampler:
         language = self._language(rng)
         attributes: dict[str, Any] = {"language": language}
         if subgroup == "bitext":
-            while (other := self._language(rng)) == language:
-                pass
+            for _ in range(100):
+                if (other := self._language(rng)) != language:
+                    break
+            else:  # the weights are so uneven that another one never came
+                others = {c: w for c, w in zip(self.codes, self.language_weights, strict=True) if c != language}
+                other = rng.choices(list(others), list(others.values()))[0]
             attributes["positive_language"] = other
         for name, values in self.table[subgroup].items():
             attributes[name] = rng.choices(list(values), list(values.values()))[0]
         if subgroup in ("short-short", "long-long"):
             attributes["hard_negative"] = self.arguments.hard_negatives
         slot = math.floor(index / self.arguments.examples_per_task) if subgroup in BRAINSTORMED else None
-        id_ = request_id("generate", subgroup, index, prompt, attributes)
+        id_ = request_id("generate", subgroup, index, prompt, attributes, slot)
         return Request(id_, "generate", subgroup, index, prompt, attributes, slot)
 
     def _language(self, rng: random.Random) -> str:

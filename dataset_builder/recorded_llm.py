@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,15 @@ def read_batch_output(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     custom_id, response = record["custom_id"], record.get("response") or {}
                     answered = response.get("status_code") == 200 and not record.get("error")
                     body = response["body"] if answered else None
-                except (ValueError, KeyError, TypeError, AttributeError):
+                    hash(custom_id)
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     raise InputError(
                         f"Line {number} of {path} is no line of a batch output file; each needs `custom_id` and "
                         "`response.body`, as the OpenAI Batch API and `vllm run-batch` write them."
                     ) from None
                 if isinstance(body, dict):
                     yield custom_id, body
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise InputError(f"{path} cannot be read as a batch output file ({error}); is the copy complete?") from None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,10 @@ from model_card.encoder import InstructEncoder
 from model_card.neighbours import nearest
 from model_card.scores import EVALUATION
 from model_card.tasks import all_rows, held_out_tasks
-from trainer.base_model import PACKAGED, BaseModel, files_digest, model_digest, resolve_base_model
+from trainer.base_model import PACKAGED, BaseModel, model_digest, resolve_base_model
+from trainer.data import dataset_revision, dataset_subgroups
 from trainer.eos import ensure_eos
-from trainer.train import RECORD
+from trainer.record import RECORD
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def evaluate(arguments: EvaluationArguments) -> str:
     """
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     record = read_record(arguments.model_dir)
-    digest = dataset_digest(arguments.dataset, arguments.dataset_revision)
+    dataset_subgroups(arguments.dataset, arguments.dataset_revision)  # is it there at all?
+    digest = dataset_revision(arguments.dataset, arguments.dataset_revision)
     tasks = held_out_tasks(arguments.dataset, arguments.dataset_revision, digest)
     cache = ResultCache(arguments.run_dir)
     rows = all_rows(tasks)
@@ -98,14 +101,6 @@ def read_record(model_dir: Path) -> dict[str, Any]:
             "data of the card are read from it. Train the model with embedsmith first."
         ) from None
     return record
-
-
-def dataset_digest(dataset_name: str, revision: str | None) -> str:
-    """Return 40 hex digits that name the state of a dataset: its commit on the Hub, or a digest of its files."""
-    folder = Path(dataset_name)
-    if folder.is_dir():
-        return files_digest(folder, ("*/*.parquet",))[:40]
-    return str(HfApi().dataset_info(dataset_name, revision=revision).sha)
 
 
 def candidates(arguments: EvaluationArguments, record: dict[str, Any]) -> list[Candidate]:
@@ -192,15 +187,17 @@ class _Judge:
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("dataset_revision") == digest:
             return False
         started = time.monotonic()
-        result = mteb.evaluate(
-            self.encoder,  # type: ignore[arg-type]  # the protocol asks for a constructor of its own too
-            task,
-            cache=self.cache,
-            overwrite_strategy="always",  # mteb's own rule would keep a result of other data
-            encode_kwargs={"batch_size": self.batch_size, "show_progress_bar": False},
-            show_progress_bar=False,
-            co2_tracker=False,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="To copy construct from a tensor")  # raised by mteb's own code
+            result = mteb.evaluate(
+                self.encoder,  # type: ignore[arg-type]  # the protocol asks for a constructor of its own too
+                task,
+                cache=self.cache,
+                overwrite_strategy="always",  # mteb's own rule would keep a result of other data
+                encode_kwargs={"batch_size": self.batch_size, "show_progress_bar": False},
+                show_progress_bar=False,
+                co2_tracker=False,
+            )
         score = result.task_results[0].get_score()
         print(
             f"evaluate {self.candidate.label} | {task.metadata.name} {task.metadata.main_score} {score:.4f} | "

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow.parquet as pq
 
 from dataset_builder.asking import brainstorm, generate
 from dataset_builder.config import LLMArguments, PlanArguments

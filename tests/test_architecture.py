@@ -66,8 +66,11 @@ def test_public_functions_are_documented() -> None:
     for path in [ROOT / "embedsmith.py", *sources(*PACKAGES)]:
         tree = ast.parse(path.read_text())
         assert ast.get_docstring(tree), path
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+        classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        for node in [*classes, *(node for scope in (tree, *classes) for node in scope.body)]:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not node.name.startswith(
+                "_"
+            ):
                 assert ast.get_docstring(node), f"{path}: {node.name}"
 
 

@@ -101,13 +101,13 @@ def test_every_verb_can_be_run_again(run: Path, base: Path, capsys: pytest.Captu
     for verb in verbs(run, base):
         assert embedsmith(*verb) == 0
     messages = capsys.readouterr().err
-    for verb in (
+    for said in (
         "brainstorm: nothing to ask",
         "generate: nothing to ask",
         "train: nothing to do",
         "evaluate: nothing to do",
     ):
-        assert verb in messages
+        assert said in messages
     after = folder_bytes(run)
     journal = {"journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"}
     assert {p: d for p, d in after.items() if p not in journal} == {p: d for p, d in before.items() if p not in journal}
@@ -128,7 +128,7 @@ def test_users_load_the_model(pushed: dict[str, str]) -> None:
     model, tokenizer = AutoModel.from_pretrained(MODEL), AutoTokenizer.from_pretrained(MODEL)
     pinned = SentenceTransformer(MODEL, revision=pushed["model"])
     assert same_vectors(model, tokenizer, pinned) >= 0.99999
-    assert pinned.prompts["query"].startswith("Instruct: ")
+    assert str(pinned.prompts["query"]).startswith("Instruct: ")
 
 
 def test_users_read_the_cards(pushed: dict[str, str], run: Path) -> None:
@@ -150,7 +150,9 @@ def test_the_code_of_both_cards_runs_as_it_stands(pushed: dict[str, str], tmp_pa
     blocks = [block for card in cards for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL)]
     assert len(blocks) == 3
     code = "\n".join(blocks)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "tensor" in done.stdout
 

@@ -19,7 +19,13 @@ from transformers import AutoModel, AutoTokenizer
 from dataset_builder.errors import InputError, RunError
 from dataset_builder.schema import instruct
 from tests.tiny_datasets import example
-from tests.tiny_models import MODEL_FAMILIES, SENTENCES, save_tiny_model, tiny_tokenizer
+from tests.tiny_models import (
+    MODEL_FAMILIES,
+    SENTENCES,
+    one_thread,  # noqa: F401  autouse
+    save_tiny_model,
+    tiny_tokenizer,
+)
 from trainer.config import ContrastiveTrainingArguments
 from trainer.contrastive import ContrastiveTrainer
 from trainer.eos import ensure_eos

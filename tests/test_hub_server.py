@@ -214,7 +214,7 @@ def test_a_folder_answers_under_a_foreign_revision(api: HfApi, hub: Hub, tmp_pat
 
 
 def test_datasets_are_loaded_by_config_and_revision_and_streamed(api: HfApi, tmp_path: Path) -> None:
-    from datasets import Dataset, load_dataset  # type: ignore[import-untyped]
+    from datasets import Dataset, load_dataset
 
     repo_id = api.create_repo("tester/rows", repo_type="dataset").repo_id
     configs = "".join(f"- {{config_name: {name}, data_files: {name}/train.parquet}}\n" for name in ("sts", "bitext"))

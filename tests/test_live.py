@@ -12,7 +12,7 @@ from tests.llm_server import LLMServer
 from tests.runs import embedsmith, folder_bytes
 
 RECORDED = {
-    request_id: body["choices"][0]["message"]["content"] for request_id, body in read_batch_output(DEFAULT_REPLIES)
+    request_id: str(body["choices"][0]["message"]["content"]) for request_id, body in read_batch_output(DEFAULT_REPLIES)
 }
 SMALL = ("--num_examples", 12, "--languages", "en", "fr", "--examples_per_task", 1, "--tasks_per_brainstorm", 3)
 POLITE = ("--test_size", 0.25, "--check_language", "false")

@@ -8,10 +8,11 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tokenizers
 import torch
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
@@ -58,6 +59,16 @@ _HUB_SETTINGS: dict[str, dict[str, Any]] = {  # what the tokenizer_config.json o
     "qwen3-embedding": {"add_bos_token": False, "errors": "replace", "split_special_tokens": False},
     "gemma3": {"add_bos_token": True, "add_eos_token": False},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, in test files that import this: models as small as these gain nothing from several, and
+    lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @functools.cache

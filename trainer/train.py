@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
+import logging
 import shutil
 import sys
 import time
-from collections import Counter
-from dataclasses import MISSING, fields
-from importlib.metadata import version
+import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
+from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
-from huggingface_hub import HfApi
 from peft import get_peft_model
+from torch import nn
 from transformers import (
     AutoModel,
     AutoTokenizer,
+    PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
@@ -34,21 +32,13 @@ from trl.trainer.utils import get_peft_config, get_quantization_config
 from dataset_builder.errors import InputError
 from dataset_builder.progress import duration
 from dataset_builder.schema import instruct
-from trainer.base_model import BaseModel, files_digest, resolve_base_model
+from trainer.base_model import BaseModel, resolve_base_model
 from trainer.config import ContrastiveTrainingArguments, DataArguments, EmbeddingModelConfig
 from trainer.contrastive import ContrastiveTrainer
 from trainer.data import load_examples
 from trainer.eos import ensure_eos
 from trainer.export import export_model
-
-RECORD = "embedsmith.json"
-"""File in the model folder that holds where the model comes from; card and report are made from it."""
-_NOT_SETTINGS = {  # of one machine or one call, of no influence on the weights, or named elsewhere in the record
-    *("output_dir", "run_name", "logging_dir", "overwrite", "disable_tqdm", "resume_from_checkpoint", "hub_token"),
-    *("accelerator_config", "debug", "remove_unused_columns", "report_to", "project", "local_rank"),
-    *("dataset_name", "dataset_revision", "model_name_or_path", "model_revision", "activation_checkpointing"),
-}
-_PACKAGES = ("accelerate", "datasets", "embedsmith", "peft", "sentence-transformers", "torch", "transformers", "trl")
+from trainer.record import RECORD, dataset_identity, outcome, settings
 
 
 class ProgressLine(TrainerCallback):
@@ -94,7 +84,7 @@ def train(data: DataArguments, model_config: EmbeddingModelConfig, args: Contras
         InputError: if model, dataset or tokenizer cannot be used, or another model is already there.
         RunError: if training fails or the exported model does not give the vectors of the trained one.
     """
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    _quiet()
     run_dir = Path(args.output_dir or "")
     folder = run_dir / "model"
     dataset_name = data.dataset_name or str(run_dir / "dataset")
@@ -102,22 +92,25 @@ def train(data: DataArguments, model_config: EmbeddingModelConfig, args: Contras
     if not len(examples):
         raise InputError(f"The dataset {dataset_name} has no train split with rows; nothing can be trained on it.")
     base = resolve_base_model(model_config.model_name_or_path or "", model_config.model_revision)
+    held_out = load_examples(dataset_name, "test", data.subgroups, data.dataset_revision)
+    _check(args, held_out)
     record = {
         "base_model": {"name": base.name, "revision": base.revision, "is_hub_id": base.is_hub_id},
-        "dataset": _dataset_identity(dataset_name, data.dataset_revision, examples),
-        "arguments": _settings(data, model_config, args),
+        "dataset": dataset_identity(dataset_name, data.dataset_revision, examples),
+        "arguments": settings(data, model_config, args),
     }
     if _is_there(folder, record, overwrite=data.overwrite):
         print(f"train: nothing to do, {folder} was trained with these settings on this dataset", file=sys.stderr)
         return f"{folder} is up to date"
     transformers.set_seed(args.seed)  # before the adapters are initialised
-    tokenizer = ensure_eos(AutoTokenizer.from_pretrained(base.path, revision=model_config.model_revision))
+    tokenizer = load_tokenizer(base)
     model = _load(base, model_config)
+    _check_length(model, args.max_seq_length)
     trainer = ContrastiveTrainer(
         model=model,
         args=args,
         train_dataset=examples,
-        eval_dataset=load_examples(dataset_name, "test", data.subgroups, data.dataset_revision),
+        eval_dataset=held_out if len(held_out) else None,
         processing_class=tokenizer,
         callbacks=[ProgressLine()],
     )
@@ -128,17 +121,86 @@ def train(data: DataArguments, model_config: EmbeddingModelConfig, args: Contras
     seconds = time.monotonic() - started
     if not trainer.is_world_process_zero():
         return ""
+    record |= outcome(trainer, seconds)
+    # under mixed precision accelerate leaves its autocast on the forward; the exported model has none
+    model = extract_model_from_parallel(trainer.model, keep_fp32_wrapper=False)
     partial = folder.with_name("model.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    first = examples[:8]
-    probes = [instruct(task, query) for task, query in zip(first["instruction"], first["query"], strict=True)]
-    export_model(model, tokenizer, partial, max_seq_length=args.max_seq_length, probes=probes)
-    record |= _outcome(trainer, seconds)
+    export_model(model, tokenizer, partial, max_seq_length=args.max_seq_length, probes=_probes(examples))
     (partial / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    old = folder.with_name("model.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
     partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
     return f"{folder}: {trainer.state.global_step:,} steps on {len(examples):,} examples in {duration(seconds)}"
+
+
+def _quiet() -> None:
+    """Leave stderr to the progress line; what is dropped says nothing about the user's input."""
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
+    # peft 0.21 asks for an attribute that transformers 5.23 has renamed
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+def _check(args: ContrastiveTrainingArguments, held_out: Dataset) -> None:
+    if args.world_size > 1:
+        raise InputError(
+            f"This is one of {args.world_size} processes; negatives are not yet shared between processes, so that the loss "
+            "would be another one. Train in one process, with a larger --per_device_train_batch_size."
+        )
+    if args.eval_strategy != "no" and not len(held_out):
+        raise InputError(
+            f"`eval_strategy` is '{args.eval_strategy}' but the dataset has no test split; curate with --test_size above 0."
+        )
+    resume = args.resume_from_checkpoint
+    if resume and not Path(resume).is_dir():
+        raise InputError(f"`resume_from_checkpoint` is '{resume}', which is no folder; give a checkpoint-N folder.")
+
+
+def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a base model, keeping the EOS contract.
+
+    Raises:
+        InputError: if the model comes without a usable tokenizer.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.path, revision=base.revision if base.is_hub_id else None)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"The tokenizer of {base.name} cannot be read ({reason}); it needs a tokenizer.json."
+        ) from None
+    # without its files a tokenizer comes up with a handful of special tokens, to which every word is unknown
+    ids = tokenizer("the quick brown fox jumps", add_special_tokens=False)["input_ids"]
+    if not ids or set(ids) == {tokenizer.unk_token_id}:
+        raise InputError(
+            f"The tokenizer of {base.name} knows no word of English; are its files (tokenizer.json) there?"
+        )
+    return ensure_eos(tokenizer)
+
+
+def _check_length(model: nn.Module, max_seq_length: int) -> None:
+    """Refuse texts longer than a model with learned positions can read."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith(("position_embeddings", "wpe")):
+            # XLM-R's positions start behind that of its padding
+            longest = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+            if max_seq_length > longest:
+                raise InputError(
+                    f"`max_seq_length` is {max_seq_length} but the model reads at most {longest} tokens; give {longest} or "
+                    "less."
+                )
+
+
+def _probes(examples: Dataset, num_each: int = 4) -> list[str]:
+    """Texts whose vectors must survive the export: queries, documents, and one that is truncated."""
+    first = examples[:num_each]
+    queries = [instruct(task, query) for task, query in zip(first["instruction"], first["query"], strict=True)]
+    return [*queries, *first["positive"], " ".join(first["positive"] * 200)]
 
 
 def _is_there(folder: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
@@ -149,7 +211,9 @@ def _is_there(folder: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
         theirs = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         theirs = {}
-    changed = [key for key in record if json.loads(json.dumps(record[key])) != theirs.get(key)]
+    changed = [
+        key for key in ("arguments", "base_model", "dataset") if json.loads(json.dumps(record[key])) != theirs.get(key)
+    ]
     if changed and not overwrite:
         raise InputError(
             f"{folder} holds a model that was trained otherwise (its {' and '.join(changed)} differ: "
@@ -168,7 +232,7 @@ def _load(base: BaseModel, config: EmbeddingModelConfig) -> Any:
     quantization = get_quantization_config(config)
     model = AutoModel.from_pretrained(
         base.path,
-        revision=config.model_revision,
+        revision=base.revision if base.is_hub_id else None,
         dtype=config.dtype,
         attn_implementation=config.attn_implementation,
         quantization_config=quantization,
@@ -177,48 +241,3 @@ def _load(base: BaseModel, config: EmbeddingModelConfig) -> Any:
     model.config.use_cache = False
     peft_config = get_peft_config(config)
     return get_peft_model(model, peft_config) if peft_config else model
-
-
-def _dataset_identity(name: str, revision: str | None, examples: Dataset) -> dict[str, Any]:
-    folder = Path(name)
-    if folder.is_dir():
-        identity = {"name": folder.name, "revision": files_digest(folder, ("*/*.parquet",))[:40], "is_hub_id": False}
-    else:
-        identity = {"name": name, "revision": HfApi().dataset_info(name, revision=revision).sha, "is_hub_id": True}
-    counts = sorted(Counter(zip(examples["subgroup"], examples["language"], strict=True)).items())
-    by_subgroup: dict[str, dict[str, int]] = {}
-    for (subgroup, language), count in counts:
-        by_subgroup.setdefault(subgroup, {})[language] = count
-    return identity | {"num_examples": len(examples), "examples": by_subgroup}
-
-
-def _settings(*groups: Any) -> dict[str, Any]:
-    """Return what was set: the method's own settings always, everything else where it is not the default."""
-    always = {
-        *("temperature", "max_seq_length", "learning_rate", "warmup_steps", "weight_decay", "num_train_epochs", "seed"),
-        *("per_device_train_batch_size", "gradient_accumulation_steps", "lr_scheduler_type", "use_peft", "dtype"),
-    }
-    settings: dict[str, Any] = {}
-    for group in groups:
-        for f in fields(group):
-            value = getattr(group, f.name)
-            default = f.default_factory() if f.default_factory is not MISSING else f.default
-            if f.name in _NOT_SETTINGS or value is None or not f.init:
-                continue
-            if f.name.startswith("lora_") and not getattr(group, "use_peft", True):
-                continue
-            if f.name in always or f.name.startswith("lora_") or value != default:
-                settings[f.name] = value if isinstance(value, (int, float, str, bool, list, type(None))) else str(value)
-    return settings
-
-
-def _outcome(trainer: ContrastiveTrainer, seconds: float) -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "num_steps": trainer.state.global_step,
-        "training_seconds": round(seconds, 1),
-        "hardware": {"device": device, "num_devices": trainer.args.world_size, "cpu_cores": cores},
-        "versions": {name: version(name) for name in _PACKAGES},
-        "log_history": [log for log in trainer.state.log_history if "loss" in log],
-    }
