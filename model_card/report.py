@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,6 @@ def report(arguments: EvaluationArguments) -> str:
 
 def _facts(model_dir: Path) -> dict[str, Any]:
     """Dimension and number of parameters, from the headers of the weights."""
-    import json
-
     config = json.loads((model_dir / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
     num_parameters = 0
     for path in sorted(model_dir.glob("*.safetensors")):
@@ -87,7 +86,8 @@ def _data_uri(png: bytes) -> str:
 
 def summary_table(evaluation: Evaluation) -> str:
     """Return the scores as a table for a terminal."""
-    heads = ["held-out task", "metric", *(model["label"] for model in evaluation.models)]
+    short = {"base": "as published", "base_eos": "EOS, untrained", "trained": "trained"}
+    heads = ["held-out task", "metric", *(short[model["key"]] for model in evaluation.models)]
     rows = [
         [
             f"  {score.subset}" if score.subset else score.task.removeprefix("HeldOut"),
@@ -97,11 +97,14 @@ def summary_table(evaluation: Evaluation) -> str:
         for score in evaluation.scores
     ]
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
-    lines = [
-        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in [heads, *rows]
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    lines = []
+    for row in [heads, *rows]:
+        names, numbers = row[:2], row[2:]
+        cells = [c.ljust(w) for c, w in zip(names, widths, strict=False)]
+        lines.append("  ".join(cells + [c.rjust(w) for c, w in zip(numbers, widths[2:], strict=True)]))
+    base = evaluation.models[0]["label"].split(",")[0]
+    note = f"as published and EOS, untrained: {base} before training, with its own pooling and with that of the trained model"
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], note])
 
 
 def summary_neighbours(evaluation: Evaluation, width: int = 96) -> str:

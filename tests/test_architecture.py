@@ -67,7 +67,8 @@ def test_public_functions_are_documented() -> None:
         tree = ast.parse(path.read_text())
         assert ast.get_docstring(tree), path
         classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-        for node in [*classes, *(node for scope in (tree, *classes) for node in scope.body)]:
+        members = [*tree.body, *(node for scope in classes for node in scope.body)]
+        for node in [*classes, *members]:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not node.name.startswith(
                 "_"
             ):

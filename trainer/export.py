@@ -96,7 +96,7 @@ def export_model(
         AutoTokenizer.from_pretrained(folder),
     )
     check_eos(its_tokenizer)
-    if its_tokenizer(probes)["input_ids"] != tokenizer(probes)["input_ids"]:
+    if its_tokenizer(probes, verbose=False)["input_ids"] != tokenizer(probes, verbose=False)["input_ids"]:
         raise RunError(f"The tokenizer saved to {folder} gives other token ids than the one in training; not exported.")
     _require_equal(before, vectors(reloaded, its_tokenizer, probes, max_seq_length), model.dtype, "saving the model")
 
