@@ -30,7 +30,7 @@ from model_card.config import EvaluationArguments
 from model_card.encoder import InstructEncoder
 from model_card.neighbours import nearest
 from model_card.scores import EVALUATION
-from model_card.tasks import all_rows, held_out_tasks
+from model_card.tasks import all_rows, held_out_tasks, num_queries
 from trainer.base_model import PACKAGED, BaseModel, model_digest, resolve_base_model
 from trainer.data import dataset_revision, dataset_subgroups
 from trainer.eos import ensure_eos
@@ -157,8 +157,10 @@ def _with_eos_pooling(base: BaseModel, max_seq_length: int) -> SentenceTransform
     return SentenceTransformer(modules=[transformer, pooling, Normalize()], similarity_fn_name="cosine")
 
 
-def _describe(task: AbsTask) -> dict[str, str]:
-    return {"name": task.metadata.name, "type": task.metadata.type, "main_score": task.metadata.main_score}
+def _describe(task: Any) -> dict[str, Any]:
+    metadata = task.metadata
+    described = {"name": metadata.name, "type": metadata.type, "main_score": metadata.main_score}
+    return described | {"num_queries": num_queries(task)}
 
 
 class _Judge:

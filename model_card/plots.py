@@ -68,7 +68,8 @@ def score_bars(evaluation: Evaluation) -> bytes:
         axes.set_yticks([i + height * (len(evaluation.models) - 1) / 2 for i in range(len(shown))], labels, fontsize=9)
         axes.invert_yaxis()
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_xlim(min(0, *(v for s in shown for v in s.values.values())) - 0.05, 1.05)
+        lowest = min(v for s in shown for v in s.values.values())
+        axes.set_xlim(lowest - 0.15 if lowest < 0 else 0, 1.08)  # room for the numbers at the bars
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False, fontsize=9)
         return _png(figure)
 

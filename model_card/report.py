@@ -74,6 +74,7 @@ def _page(arguments: EvaluationArguments, record: dict[str, Any], evaluation: Ev
         evaluation=evaluation,
         languages=languages(record),
         time=duration(record["training_seconds"]),
+        has_sts=any(score.task == "HeldOutSTS" for score in evaluation.scores),
         pairs=list(zip(before, after, strict=True)),
         bars=_data_uri(score_bars(evaluation)),
         curves=_data_uri(curves),
@@ -87,11 +88,12 @@ def _data_uri(png: bytes) -> str:
 def summary_table(evaluation: Evaluation) -> str:
     """Return the scores as a table for a terminal."""
     short = {"base": "as published", "base_eos": "EOS, untrained", "trained": "trained"}
-    heads = ["held-out task", "metric", *(short[model["key"]] for model in evaluation.models)]
+    heads = ["held-out task", "metric", "queries", *(short[model["key"]] for model in evaluation.models)]
     rows = [
         [
             f"  {score.subset}" if score.subset else score.task.removeprefix("HeldOut"),
             score.metric,
+            str(score.num_queries),
             *(f"{score.values[model['key']]:.3f}" for model in evaluation.models),
         ]
         for score in evaluation.scores

@@ -17,11 +17,15 @@ EVALUATION = "evaluation.json"
 
 @dataclass(frozen=True)
 class Score:
-    """One line of the table: a task, or one subset of it, with the main score of every model by its key."""
+    """One line of the table: a task, or one subset of it, with the main score of every model by its key.
+
+    `num_queries` is the number of held-out examples behind it.
+    """
 
     task: str
     subset: str | None
     metric: str
+    num_queries: int
     values: dict[str, float]
 
 
@@ -56,12 +60,13 @@ def read_evaluation(run_dir: Path) -> Evaluation:
         results = {key: _result(folder / f"{task['name']}.json") for key, folder in folders.items()}
         subsets = {key: {s["hf_subset"]: s["main_score"] for s in r.scores["test"]} for key, r in results.items()}
         totals = {key: float(result.get_score()) for key, result in results.items()}
-        scores.append(Score(task["name"], None, task["main_score"], totals))
+        count = task["num_queries"]
+        scores.append(Score(task["name"], None, task["main_score"], sum(count.values()), totals))
         names = next(iter(subsets.values()))
         if len(names) > 1:
             for name in names:
                 values = {key: float(subset[name]) for key, subset in subsets.items()}
-                scores.append(Score(task["name"], name, task["main_score"], values))
+                scores.append(Score(task["name"], name, task["main_score"], count[name], values))
     neighbours = {key: _lines(folder / "neighbours.jsonl") for key, folder in folders.items()}
     return Evaluation(
         dataset_revision=summary["dataset_revision"],

@@ -197,6 +197,13 @@ def _bitext(rows: Dataset, digest: str) -> AbsTask:
     return task
 
 
+def num_queries(task: Any) -> dict[str, int]:
+    """Return how many held-out examples a task of this module judges, by mteb subset."""
+    if isinstance(task, HeldOutRetrieval):
+        return {str(subgroup): len(rows) for subgroup, rows in task.rows.items()}
+    return {"default": len(task.rows)}
+
+
 def all_rows(tasks: list[AbsTask]) -> Dataset:
     """Return the asymmetric held-out rows of the retrieval task, by subgroup, for showing neighbours."""
     for task in tasks:
