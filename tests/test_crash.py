@@ -1,0 +1,71 @@
+"""Killed with SIGKILL at random moments, `generate` loses nothing that was committed and asks for none of it again."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
+from tests.llm_server import LLMServer
+from tests.runs import embedsmith, folder_bytes
+
+RECORDED = {id_: str(body["choices"][0]["message"]["content"]) for id_, body in read_batch_output(DEFAULT_REPLIES)}
+RUDE = {"429": 0.1, "500": 0.1, "truncated": 0.1, "chatty": 0.1, "drop": 0.05, "cut": 0.05, "slow": 0.05}
+
+
+def reply(request_id: str, prompt: str) -> str:
+    return RECORDED[request_id]
+
+
+def committed(journal: Path) -> set[str]:
+    """Return the requests with a usable reply in the journal."""
+    with sqlite3.connect(journal) as db:
+        return {row[0] for row in db.execute("SELECT request_id FROM replies WHERE usable")}
+
+
+def generate_killed(server: LLMServer, flags: list[str], after: int) -> bool:
+    """Run `generate` in a process of its own and kill it once `after` more requests arrived; tell whether it was killed."""
+    target = server.asked.total() + after
+    process = subprocess.Popen(
+        [sys.executable, "-m", "embedsmith", "generate", *flags], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    while process.poll() is None and server.asked.total() < target:
+        time.sleep(0.005)
+    if process.poll() is not None:
+        return False
+    time.sleep(random.Random(after).uniform(0, 0.05))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
+
+
+@pytest.mark.parametrize("num_kills", [4, pytest.param(25, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+def test_kill_9_loses_nothing_and_pays_nothing_twice(tmp_path: Path, num_kills: int) -> None:
+    rng = random.Random(num_kills)
+    with LLMServer(reply, rude=RUDE, model="claude", usage=False, latency_s=0.02) as server:
+        flags = ["--config", "demo", "--output_dir", str(tmp_path / "run"), "--llm", "live", "--llm_model", "claude"]
+        flags += ["--base_url", server.base_url, "--max_concurrency", "8"]
+        assert embedsmith("brainstorm", *flags) == 0
+        num_killed = 0
+        for _ in range(num_kills):
+            kept = committed(tmp_path / "run" / "journal.sqlite")
+            asked = {id_: server.asked[id_] for id_ in kept}
+            num_killed += generate_killed(server, flags, after=rng.randint(1, 2 * 192 // num_kills))
+            assert kept <= committed(tmp_path / "run" / "journal.sqlite"), "a committed reply was lost"
+            assert asked == {id_: server.asked[id_] for id_ in kept}, "a committed reply was asked for again"
+        assert num_killed >= num_kills // 2
+        assert embedsmith("generate", *flags) == 0
+        assert embedsmith("curate", *flags) == 0
+    for verb in ("brainstorm", "generate", "curate"):
+        assert embedsmith(verb, "--config", "demo", "--output_dir", tmp_path / "recorded") == 0
+    ours, theirs = folder_bytes(tmp_path / "run" / "dataset"), folder_bytes(tmp_path / "recorded" / "dataset")
+    del ours["README.md"], theirs["README.md"]  # the folder's own path stands in its loading example
+    assert ours == theirs
