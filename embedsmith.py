@@ -32,6 +32,13 @@ class Verb:
     load: Callable[[], tuple[tuple[type, ...], Callable[..., str | None]]]
 
 
+def _plan() -> tuple[tuple[type, ...], Callable[..., str | None]]:
+    from dataset_builder.config import DATASET_ARGUMENTS
+    from dataset_builder.preview import preview
+
+    return DATASET_ARGUMENTS, lambda plan, llm, _curation, _hub, arguments: preview(plan, llm, arguments)
+
+
 def _brainstorm() -> tuple[tuple[type, ...], Callable[..., str | None]]:
     from dataset_builder.asking import brainstorm
     from dataset_builder.config import DATASET_ARGUMENTS
@@ -50,14 +57,14 @@ def _curate() -> tuple[tuple[type, ...], Callable[..., str | None]]:
     from dataset_builder.config import DATASET_ARGUMENTS
     from dataset_builder.dataset import curate
 
-    return DATASET_ARGUMENTS, lambda plan, _llm, curation, _hub: curate(plan, curation)
+    return DATASET_ARGUMENTS, lambda plan, _llm, curation, *_: curate(plan, curation)
 
 
 def _push_dataset() -> tuple[tuple[type, ...], Callable[..., str | None]]:
     from dataset_builder.config import DATASET_ARGUMENTS
     from dataset_builder.dataset import push_dataset
 
-    return DATASET_ARGUMENTS, lambda plan, _llm, _curation, hub: push_dataset(plan, hub)
+    return DATASET_ARGUMENTS, lambda plan, _llm, _curation, hub, _: push_dataset(plan, hub)
 
 
 def _train() -> tuple[tuple[type, ...], Callable[..., str | None]]:
@@ -90,6 +97,7 @@ def _push_model() -> tuple[tuple[type, ...], Callable[..., str | None]]:
 
 
 VERBS = {
+    "plan": Verb("show what a recipe would ask and cost, without asking anything", "dataset", _plan),
     "brainstorm": Verb("ask the LLM for the tasks that the plan needs", "dataset", _brainstorm),
     "generate": Verb("ask the LLM for the examples, each for one task", "dataset", _generate),
     "curate": Verb("turn replies into the dataset folder, each rejection with a reason", "dataset", _curate),

@@ -181,5 +181,12 @@ class DatasetHubArguments(HubArguments):
     hub_dataset_id: str | None = field(default=None, metadata={"help": "Dataset repo on the Hub, as in name/dataset."})
 
 
-DATASET_ARGUMENTS = (PlanArguments, LLMArguments, CurationArguments, DatasetHubArguments)
+@dataclass
+class PreviewArguments:
+    """What the verb `plan` shows."""
+
+    num_prompts: int = field(default=2, metadata={"help": "Rendered prompts that the verb `plan` shows."})
+
+
+DATASET_ARGUMENTS = (PlanArguments, LLMArguments, CurationArguments, DatasetHubArguments, PreviewArguments)
 """What the verbs of stage 1 read, all of them from the same recipe file."""

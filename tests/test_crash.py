@@ -52,7 +52,7 @@ def test_kill_9_loses_nothing_and_pays_nothing_twice(tmp_path: Path, num_kills: 
     rng = random.Random(num_kills)
     with LLMServer(reply, rude=RUDE, model="claude", usage=False, latency_s=0.02) as server:
         flags = ["--config", "demo", "--output_dir", str(tmp_path / "run"), "--llm", "live", "--llm_model", "claude"]
-        flags += ["--base_url", server.base_url, "--max_concurrency", "8"]
+        flags += ["--base_url", server.base_url, "--max_concurrency", "24"]
         assert embedsmith("brainstorm", *flags) == 0
         num_killed = 0
         for _ in range(num_kills):
