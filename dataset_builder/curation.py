@@ -17,7 +17,7 @@ from typing import Any
 from dataset_builder.config import CurationArguments
 from dataset_builder.journal import Entry, token_counts
 from dataset_builder.language_check import wrong_language
-from dataset_builder.parsing import Rejection, parse_example, parse_tasks, reply_text
+from dataset_builder.parsing import Rejection, check_reply, parse_example, parse_tasks, reply_text
 from dataset_builder.schema import BRAINSTORMED, FIXED_INSTRUCTIONS, SUBGROUPS, Subgroup
 
 REASONS = {
@@ -228,6 +228,17 @@ def rejected_brainstorms(entries: Iterable[Entry]) -> list[Row]:
             parsed = parse_tasks(entry.body, entry.request.attributes["num_tasks"])
             if isinstance(parsed, Rejection):
                 rows.append(_rejected_row(entry, parsed))
+    return rows
+
+
+def superseded_rows(entries: Iterable[Entry]) -> list[Row]:
+    """Return the replies that were asked for again; they are kept, but not counted on the card."""
+    rows = []
+    for entry in entries:
+        request = entry.request
+        rejection = check_reply(entry.body or {}, request.step, request.subgroup, request.attributes)
+        if rejection is not None:
+            rows.append(_rejected_row(entry, Rejection(rejection.reason, f"asked again: {rejection.detail}")))
     return rows
 
 

@@ -16,7 +16,7 @@ from datasets.utils.logging import disable_progress_bar
 from dataset_builder.asking import journal_path, read_tasks
 from dataset_builder.card import dataset_card, with_repo
 from dataset_builder.config import CurationArguments, DatasetHubArguments, PlanArguments
-from dataset_builder.curation import Curated, Row, curate_entries, rejected_brainstorms, task_rows
+from dataset_builder.curation import Curated, Row, curate_entries, rejected_brainstorms, superseded_rows, task_rows
 from dataset_builder.errors import InputError, RunError
 from dataset_builder.journal import Entry, Journal
 from dataset_builder.plan import brainstorm_requests, generate_requests
@@ -44,17 +44,21 @@ def curate(plan: PlanArguments, arguments: CurationArguments) -> str:
         tasks = read_tasks(plan, journal)
         curated.tasks = task_rows(_with_tasks(journal, plan, tasks.lists), curated)
         curated.rejected += rejected_brainstorms(journal.entries(brainstorm_requests(plan)))
+        superseded = superseded_rows(journal.superseded(brainstorm_requests(plan)))
+        superseded += superseded_rows(journal.superseded(generate_requests(plan)))
     num_kept = sum(1 for _ in curated.rows())
     reasons = counts(Counter(row["reason"] for row in curated.rejected))
     if not num_kept:
         if not curated.rejected:
             raise InputError(f"The journal {journal_path(plan)} has no replies; run `embedsmith generate` first.")
-        _replace_folder(plan.run_dir / "rejected", lambda folder: _write_rejected(folder, curated))
+        _replace_folder(
+            plan.run_dir / "rejected", lambda folder: _write_rejected(folder, [*curated.rejected, *superseded])
+        )
         raise RunError(
             f"None of {len(curated.rejected):,} replies became an example ({reasons}); each is in "
             f"{plan.run_dir / 'rejected'} with its reason. Another --llm_model may do better."
         )
-    _replace_folder(plan.run_dir / "rejected", lambda folder: _write_rejected(folder, curated))
+    _replace_folder(plan.run_dir / "rejected", lambda folder: _write_rejected(folder, [*curated.rejected, *superseded]))
     _replace_folder(plan.run_dir / "dataset", lambda folder: _write_dataset(folder, curated, plan, arguments))
     text = f"{num_kept:,} examples kept"
     text += f", {len(curated.rejected):,} replies rejected ({reasons})" if curated.rejected else ", none rejected"
@@ -113,8 +117,8 @@ def _write_dataset(folder: Path, curated: Curated, plan: PlanArguments, argument
     (folder / "README.md").write_text(dataset_card(folder, curated, recipe, arguments, plan.run_dir), encoding="utf-8")
 
 
-def _write_rejected(folder: Path, curated: Curated) -> None:
-    _write_parquet(folder / "train-00000-of-00001.parquet", curated.rejected, REJECTED_FEATURES)
+def _write_rejected(folder: Path, rows: list[Row]) -> None:
+    _write_parquet(folder / "train-00000-of-00001.parquet", rows, REJECTED_FEATURES)
 
 
 def _write_hashed_parquet(path: Path, rows: list[Row], features: Features) -> None:

@@ -220,6 +220,19 @@ class Journal:
                 task, body, cost = found.get(request.id, (None, None, None))
                 yield Entry(request, task, json.loads(body) if body else None, cost)
 
+    def superseded(self, requests: Iterable[Request]) -> Iterator[Entry]:
+        """Yield the unusable replies that do not count, because their request was asked again."""
+        for chunk in _chunks(requests):
+            by_id = {request.id: request for request in chunk}
+            rows = self._db.execute(
+                f"SELECT id, task, body FROM requests JOIN replies r ON r.request_id = id "  # noqa: S608
+                f"WHERE id IN ({','.join('?' * len(by_id))}) AND NOT usable AND EXISTS (SELECT 1 FROM replies o "
+                f"WHERE o.request_id = id AND (o.usable OR o.attempt > r.attempt)) ORDER BY id, attempt",
+                list(by_id),
+            )
+            for id_, task, body in rows:
+                yield Entry(by_id[id_], task, json.loads(body))
+
     def failures(self) -> dict[str, tuple[int | None, str]]:
         """Return HTTP status and message of the requests that were refused for good, by request id."""
         return {id_: (status, text) for id_, status, text in self._db.execute("SELECT * FROM failures")}

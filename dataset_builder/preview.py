@@ -62,7 +62,7 @@ def reply_words(request: Request) -> float:
     num_texts = 2 + attributes.get("hard_negative", True)
     match request.subgroup:
         case "short-long":
-            return _WORDS_SHORT + 2.0 * attributes["num_words"]
+            return _WORDS_SHORT + 2.0 * float(attributes["num_words"])
         case "long-short":
             return float(attributes["num_words"]) + _WORDS_SHORT
         case "short-short":

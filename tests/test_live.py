@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
@@ -50,6 +51,8 @@ def test_live_gives_the_bytes_of_the_recording(recorded: Path, tmp_path: Path, r
             assert embedsmith(verb, *flags) == 0
         assert set(server.asked) == set(RECORDED)
         assert set(server.kinds) == set(rude)  # each kind of rudeness did happen
+        rejected = pq.read_table(next((tmp_path / "run" / "rejected").glob("*.parquet")))
+        assert len(rejected) == server.kinds["truncated"] + server.kinds["empty"]  # every reply that was of no use
         asked = server.asked.total()
         assert embedsmith("generate", *flags) == 0
         assert server.asked.total() == asked, "a committed reply was asked for again"
