@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dataset_builder.batch_llm import read_batches, write_batch
 from dataset_builder.config import LLMArguments, PlanArguments
 from dataset_builder.errors import InputError, RunError
 from dataset_builder.journal import Journal, token_counts
@@ -93,12 +94,19 @@ def _ask_missing(label: str, requests: list[Request], llm: LLMArguments, journal
     if llm.retry_refused:
         journal.forget_failures()
     # a recording has one reply to a request: asking it again would only repeat it
-    pending = list(journal.pending(requests, llm.max_attempts if llm.llm == "live" else 1))
+    again = llm.llm == "live" or llm.batch_out or llm.batch_in
+    pending = list(journal.pending(requests, llm.max_attempts if again else 1))
+    if pending and llm.batch_out:
+        paths = write_batch(Path(llm.batch_out), label, _prompts(pending), llm)
+        names = ", ".join(map(str, paths))
+        return f"{len(pending):,} requests in {names}; have them answered, then run `{label}` with --batch_in and the results"
     if not pending:
         print(f"{label}: nothing to ask, all {len(requests):,} requests are in the journal", file=sys.stderr)
     else:
         asking = _Asking(label, llm, journal, total=len(requests), done=len(requests) - len(pending))
-        if llm.llm == "recorded":
+        if llm.batch_in:
+            asking.batches([request for request, _ in pending])
+        elif llm.llm == "recorded":
             asking.recorded([request for request, _ in pending])
         else:
             asyncio.run(asking.live(pending))
@@ -141,6 +149,12 @@ class _Asking:
         path = Path(self.llm.recorded_replies) if self.llm.recorded_replies else DEFAULT_REPLIES
         for request, body in recorded_replies(path, pending):
             self._commit(request, body, "recorded")
+
+    def batches(self, pending: list[Request]) -> None:
+        """Commit what the result files hold of the pending requests."""
+        for request, body in read_batches(self.llm.batch_in, pending):
+            if not self.journal.has_reply(request, body):
+                self._commit(request, body, "batch")
 
     async def live(self, pending: list[tuple[Request, str | None]]) -> None:
         """Ask the endpoint, and ask again what could not be parsed, up to `max_attempts` replies a request."""

@@ -120,6 +120,19 @@ class LLMArguments:
     base_url: str | None = field(
         default=None, metadata={"help": "URL of the endpoint, such as http://localhost:8000/v1. Default: OpenAI's."}
     )
+    batch_out: str | None = field(
+        default=None, metadata={"help": "Write the requests as batch files into this folder instead of asking."}
+    )
+    batch_format: str = field(
+        default="json_schema",
+        metadata={
+            "help": "How batch files ask for JSON; vLLM and OpenAI take json_schema.",
+            "choices": ["json_schema", "json_object", "text"],
+        },
+    )
+    batch_in: list[str] = field(
+        default_factory=list, metadata={"help": "Result files of batches to take the replies from, in any order."}
+    )
     api_key_env: str = field(
         default="OPENAI_API_KEY", metadata={"help": "Environment variable that holds the key (never the key itself)."}
     )
@@ -147,6 +160,10 @@ class LLMArguments:
         for name in ("max_completion_tokens", "max_concurrency", "timeout_s", "max_attempts", "max_retries"):
             if not getattr(self, name) > 0:
                 raise InputError(f"`{name}` is {getattr(self, name)}; it must be above 0.")
+        if self.batch_out and self.batch_in:
+            raise InputError(
+                "`batch_out` and `batch_in` are both given; write the requests first, take the replies later."
+            )
         if self.max_cost_usd is not None and (self.input_price is None or self.output_price is None):
             raise InputError(
                 f"`max_cost_usd` is {self.max_cost_usd} but the price of a token is unknown; give --input_price and "

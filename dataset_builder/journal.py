@@ -180,6 +180,13 @@ class Journal:
                 ),
             )
 
+    def has_reply(self, request: Request, body: dict[str, Any]) -> bool:
+        """Tell whether this very reply was committed before: a result file may be given twice."""
+        row = self._db.execute(
+            "SELECT 1 FROM replies WHERE request_id = ? AND body = ?", (request.id, json.dumps(body))
+        ).fetchone()
+        return row is not None
+
     def add_failure(self, request: Request, status: int | None, message: str) -> None:
         """Note that the endpoint refused a request for good (HTTP 4xx); it is not asked again by itself."""
         text = message[:500].encode("utf-8", "replace").decode()

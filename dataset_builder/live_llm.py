@@ -19,13 +19,10 @@ from urllib.parse import urlsplit
 import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
+from dataset_builder.completion import FORMATS, completion_request, require_model
 from dataset_builder.config import LLMArguments
 from dataset_builder.errors import InputError, RunError
 from dataset_builder.plan import Request
-from dataset_builder.schema import TasksReply, example_reply
-
-FORMATS = ("json_schema", "json_object", "text")
-"""How JSON is asked for, from the strictest; an endpoint that refuses one is asked by the next."""
 
 Answer = dict[str, Any] | tuple[int, str]
 """A chat completion, or (HTTP status, message) of a request that was refused for good."""
@@ -47,24 +44,6 @@ def api_key(arguments: LLMArguments) -> str:
     )
 
 
-def response_format(request: Request, kind: str) -> dict[str, Any]:
-    """Return the `response_format` of a request: `kind` is one of `FORMATS`."""
-    if kind != "json_schema":
-        return {"type": kind}
-    hard_negative = request.attributes.get("hard_negative", True)
-    model = TasksReply if request.step == "brainstorm" else example_reply(request.subgroup, hard_negative=hard_negative)
-    schema = model.model_json_schema()
-    for properties in (schema, *schema["properties"].values()):  # what the strict mode of the API accepts
-        properties.pop("title", None)
-        properties.pop("minLength", None)
-        if "items" in properties:
-            properties["items"].pop("minLength", None)
-    schema.pop("description", None)
-    schema["required"] = list(schema["properties"])
-    schema["additionalProperties"] = False
-    return {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": schema}}
-
-
 class LiveLLM:
     """Answers requests through one endpoint.
 
@@ -74,8 +53,7 @@ class LiveLLM:
     """
 
     def __init__(self, arguments: LLMArguments, stop: Callable[[], bool]) -> None:
-        if not arguments.llm_model:
-            raise InputError("`llm_model` is not given; a live endpoint needs the name of a model that it serves.")
+        require_model(arguments)
         self.arguments, self.stop = arguments, stop
         self.key = api_key(arguments)
         self.unanswered = 0
@@ -168,15 +146,9 @@ class LiveLLM:
         return None
 
     async def _ask(self, client: AsyncOpenAI, request: Request, prompt: str, kind: str) -> dict[str, Any]:
-        extra: dict[str, Any] = {} if kind == "text" else {"response_format": response_format(request, kind)}
         raw = await client.chat.completions.with_raw_response.create(
-            model=self.arguments.llm_model or "",
-            messages=[{"role": "user", "content": prompt}],
-            temperature=self.arguments.temperature,
-            top_p=self.arguments.top_p,
-            max_completion_tokens=self.arguments.max_completion_tokens,
+            **completion_request(self.arguments, request, prompt, kind),
             extra_headers={"X-Client-Request-Id": request.id},  # what the endpoint's log can be searched by
-            **extra,
         )
         body = json.loads(raw.http_response.content)
         if not isinstance(body, dict) or not body.get("choices"):
