@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. stdout carries the result, stderr t
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import sys
@@ -202,13 +203,13 @@ def parse(verb: str, types: tuple[type, ...], arguments: list[str]) -> tuple[Any
 
     parser = Parser(types, prog=f"embedsmith {verb}", description=VERBS[verb].help, allow_abbrev=False)  # type: ignore[arg-type]
     parser.add_argument("--config", help="Recipe whose values stand before the typed flags.")
-    known = [flag for action in parser._actions for flag in action.option_strings]
-    flags: list[str] = []
-    if "--config" in arguments[:-1]:
-        position = arguments.index("--config")
-        config = arguments[position + 1]
-        arguments = arguments[:position] + arguments[position + 2 :]
-        flags = recipe_flags(recipe_file(config, VERBS[verb].stage), known)
+    known = [flag for action in parser._actions for flag in action.option_strings if flag != "--config"]
+    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config.add_argument("--config", action="append", default=[])
+    given, arguments = config.parse_known_args(arguments)
+    if len(given.config) > 1:
+        raise InputError(f"`--config` is given {len(given.config)} times; give one recipe, and single flags after it.")
+    flags = recipe_flags(recipe_file(given.config[0], VERBS[verb].stage), known) if given.config else []
     *filled, _, rest = parser.parse_args_into_dataclasses(flags + arguments, return_remaining_strings=True)
     if rest:
         hint = _nearest(rest[0].removeprefix("--").split("=")[0], known) if rest[0].startswith("--") else ""
@@ -249,6 +250,8 @@ def demo(arguments: list[str]) -> str:
     Raises:
         InputError: for anything but `--output_dir DIR`.
     """
+    if arguments in (["-h"], ["--help"]):
+        return usage()
     if len(arguments) not in (0, 2) or arguments[:1] not in ([], ["--output_dir"]):
         raise InputError(f"embedsmith demo knows no '{' '.join(arguments)}'; its only flag is --output_dir DIR.")
     folder = arguments[1] if arguments else "runs/demo"
@@ -293,6 +296,11 @@ def main(arguments: list[str] | None = None) -> int:
     except EmbedsmithError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+    except (FileExistsError, NotADirectoryError) as error:
+        print(
+            f"error: {error.filename} is a file where a folder is needed; choose another --output_dir.", file=sys.stderr
+        )
+        return 2
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

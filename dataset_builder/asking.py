@@ -21,6 +21,9 @@ from dataset_builder.recorded_llm import DEFAULT_REPLIES, recorded_replies
 from dataset_builder.rendering import render
 from dataset_builder.schema import FIXED_INSTRUCTIONS, Subgroup
 
+_MAX_REFUSED = 20
+"""Refusals at the start of a run after which the settings, and not the requests, must be what the endpoint refuses."""
+
 
 def journal_path(plan: PlanArguments) -> Path:
     """Return where the journal of a run lies."""
@@ -101,7 +104,13 @@ def _ask_missing(label: str, requests: list[Request], llm: LLMArguments, journal
         names = ", ".join(map(str, paths))
         return f"{len(pending):,} requests in {names}; have them answered, then run `{label}` with --batch_in and the results"
     if not pending:
-        print(f"{label}: nothing to ask, all {len(requests):,} requests are in the journal", file=sys.stderr)
+        num_refused = len(journal.failures().keys() & {request.id for request in requests})
+        what = (
+            f"{num_refused:,} of {len(requests):,} requests were refused"
+            if num_refused
+            else f"all {len(requests):,} requests"
+        )
+        print(f"{label}: nothing to ask, {what}{'' if num_refused else ' are in the journal'}", file=sys.stderr)
     else:
         asking = _Asking(label, llm, journal, total=len(requests), done=len(requests) - len(pending))
         if llm.batch_in:
@@ -116,16 +125,20 @@ def _ask_missing(label: str, requests: list[Request], llm: LLMArguments, journal
 
 def _summary(requests: list[Request], llm: LLMArguments, journal: Journal) -> str:
     reasons = [_rejection(entry.body, entry.request) for entry in journal.entries(requests) if entry.body]
-    refused, spent = len(journal.failures()), journal.spent()
+    failures, spent = journal.failures(), journal.spent()
+    refused = [failures[request.id] for request in requests if request.id in failures]
     unanswered = len(requests) - len(reasons)
     usable = sum(reason is None for reason in reasons)
     text = f"{usable:,} of {len(requests):,} replies usable"
     if unanswered:
-        text += f", {unanswered:,} unanswered" + (f" ({refused:,} refused)" if refused else "")
+        text += f", {unanswered:,} unanswered" + (f" ({len(refused):,} refused)" if refused else "")
     if spent.cost_usd is not None:
         text += f", ${spent.cost_usd:,.2f} spent"
         if llm.max_cost_usd is not None and spent.cost_usd >= llm.max_cost_usd and unanswered:
             raise RunError(f"Stopped at max_cost_usd {llm.max_cost_usd}: {text}. Raise it to go on.")
+    if refused:
+        status, message = refused[0]
+        print(f"refused with HTTP {status}: {message}; --retry_refused asks refused requests again", file=sys.stderr)
     if requests and not usable:
         first = next((f"{reason.reason}, {reason.detail}" for reason in reasons if reason), "no answer")
         raise RunError(f"No reply could be used: {text}. The first reason: {first}.")
@@ -167,6 +180,7 @@ class _Asking:
                 pending = list(self.journal.pending((request for request, _ in pending), self.llm.max_attempts))
             if not pending or llm.stop():
                 break
+            llm.unanswered = 0  # those of the round before are among the pending of this one
             async with contextlib.aclosing(llm.answers(_prompts(pending))) as answers:
                 await self._commit_all(answers)
         if llm.unanswered:
@@ -176,9 +190,14 @@ class _Asking:
         async for request, answer in answers:
             if isinstance(answer, dict):
                 self._commit(request, answer, self.llm.base_url or "openai")
-            else:
-                self.journal.add_failure(request, *answer)
-                self.progress.unusable["refused"] += 1
+                continue
+            self.journal.add_failure(request, *answer)
+            self.progress.unusable["refused"] += 1
+            if self.progress.unusable["refused"] >= _MAX_REFUSED and not self.progress.num_replies:
+                raise RunError(
+                    f"The endpoint refused the first {_MAX_REFUSED} requests, the last one with HTTP {answer[0]}: {answer[1]}. "
+                    "Change the setting that it does not take, and ask again with --retry_refused."
+                )
 
     def _commit(self, request: Request, body: dict[str, Any], source: str) -> None:
         rejection = _rejection(body, request)
@@ -188,6 +207,11 @@ class _Asking:
         if self.llm.input_price is not None and self.llm.output_price is not None and counts != (None, None):
             cost_usd = float(tokens_in * self.llm.input_price + tokens_out * self.llm.output_price) / 1e6
             self.spent_usd = float(self.spent_usd) + cost_usd
+        if source not in ("recorded", "batch") and self.llm.max_cost_usd is not None and counts == (None, None):
+            raise RunError(
+                "`max_cost_usd` is given but the endpoint reports no token counts, so the cost cannot be known; leave the "
+                "limit away, or set one at your provider."
+            )
         self.journal.add_reply(request, source, body, usable=rejection is None, cost_usd=cost_usd)
         self.progress.reply(rejection.reason if rejection else None, tokens_in + tokens_out, cost_usd)
 

@@ -79,6 +79,7 @@ def dataset_card(
         note=arguments.dataset_note,
         repo=(run_dir / "dataset").as_posix(),
         num_rows=len(rows),
+        num_by_split={name: sum(len(s[name]) for s in curated.examples.values()) for name in ("train", "test")},
         first=next((s, split) for split in ("train", "test") for s, rows_ in curated.examples.items() if rows_[split]),
         composition=[
             {
@@ -122,13 +123,15 @@ def _by_count(values: Any) -> list[tuple[str, int]]:
 
 
 def _samples(curated: Curated) -> list[tuple[Subgroup, dict[str, str]]]:
-    """The first English example of each subgroup (else its first), long texts shortened."""
+    """Of each subgroup the English example with the shortest texts (else the shortest of all), long texts cut."""
     samples = []
+    names = ("instruction", "query", "positive", "negative")
     for subgroup, splits in curated.examples.items():
         rows = [row for name in ("train", "test") for row in splits[name]]
         if rows:
-            row = next((row for row in rows if row["language"] == "en"), rows[0])
-            names = ("instruction", "query", "positive", "negative")
+            row = min(
+                rows, key=lambda row: (row["language"] != "en", sum(len(row[name] or "") for name in names), row["id"])
+            )
             samples.append((subgroup, {name: _shortened(row[name]) for name in names if row[name]}))
     return samples
 

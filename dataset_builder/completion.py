@@ -44,11 +44,12 @@ def require_model(arguments: LLMArguments) -> str:
 
 def completion_request(arguments: LLMArguments, request: Request, prompt: str, kind: str) -> dict[str, Any]:
     """Return the body of a chat completion request; `kind` is one of `FORMATS`."""
-    body = {
+    body: dict[str, Any] = {
         "model": require_model(arguments),
         "messages": [{"role": "user", "content": prompt}],
-        "temperature": arguments.temperature,
-        "top_p": arguments.top_p,
         "max_completion_tokens": arguments.max_completion_tokens,
     }
+    for name, value in (("temperature", arguments.llm_temperature), ("top_p", arguments.llm_top_p)):
+        if value is not None:  # reasoning models refuse what they cannot set
+            body[name] = value
     return body if kind == "text" else body | {"response_format": response_format(request, kind)}

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from dataset_builder.errors import InputError
 from dataset_builder.languages import LANGUAGES, check_language
 from dataset_builder.publish import HubArguments
+from dataset_builder.rendering import choices_digest
 from dataset_builder.schema import SUBGROUPS, Subgroup, check_subgroup
 
 K = TypeVar("K", bound=str)
@@ -95,7 +96,11 @@ class PlanArguments:
         return Path(self.output_dir)
 
     def identity(self) -> dict[str, Any]:
-        """What makes two plans different plans; a larger `num_examples` only continues the same one."""
+        """What makes two plans different plans: the settings, and the names that prompts and attributes are drawn from."""
+        return self.settings() | {"prompts and attributes": choices_digest()}
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that the plan follows from; a larger `num_examples` only continues the same one."""
         settings = asdict(self)
         for name in ("output_dir", "num_examples"):
             del settings[name]
@@ -136,9 +141,15 @@ class LLMArguments:
     api_key_env: str = field(
         default="OPENAI_API_KEY", metadata={"help": "Environment variable that holds the key (never the key itself)."}
     )
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of the LLM."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling of the LLM."})
-    max_completion_tokens: int = field(default=4096, metadata={"help": "Longest reply, in tokens."})
+    llm_temperature: float | None = field(
+        default=None, metadata={"help": "Sampling temperature of the LLM. Default: the endpoint's own."}
+    )
+    llm_top_p: float | None = field(
+        default=None, metadata={"help": "Nucleus sampling of the LLM. Default: the endpoint's own."}
+    )
+    max_completion_tokens: int = field(
+        default=4096, metadata={"help": "Longest reply in tokens, a reasoning model's thinking included."}
+    )
     max_concurrency: int = field(default=64, metadata={"help": "Requests in flight at once."})
     timeout_s: float = field(default=300.0, metadata={"help": "Seconds to wait for one reply."})
     max_attempts: int = field(
@@ -160,6 +171,10 @@ class LLMArguments:
         for name in ("max_completion_tokens", "max_concurrency", "timeout_s", "max_attempts", "max_retries"):
             if not getattr(self, name) > 0:
                 raise InputError(f"`{name}` is {getattr(self, name)}; it must be above 0.")
+        for name in ("input_price", "output_price", "max_cost_usd"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"`{name}` is {value}; it is an amount of US dollars, 0 or more.")
         if self.batch_out and self.batch_in:
             raise InputError(
                 "`batch_out` and `batch_in` are both given; write the requests first, take the replies later."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from dataset_builder.errors import InputError, RunError
 from dataset_builder.journal import Entry, Journal
 from dataset_builder.plan import brainstorm_requests, generate_requests
 from dataset_builder.progress import counts
-from dataset_builder.publish import publish
+from dataset_builder.publish import publish_with_card
 from dataset_builder.schema import COLUMNS, TASK_COLUMNS
 
 FEATURES = Features({name: Value("string") for name in COLUMNS})
@@ -42,6 +43,7 @@ def curate(plan: PlanArguments, arguments: CurationArguments) -> str:
     with Journal(journal_path(plan), plan.identity(), write=False) as journal:
         curated = curate_entries(journal.entries(generate_requests(plan)), arguments)
         tasks = read_tasks(plan, journal)
+        beyond = journal.num_answered("generate") - sum(1 for e in journal.entries(generate_requests(plan)) if e.body)
         curated.tasks = task_rows(_with_tasks(journal, plan, tasks.lists), curated)
         curated.rejected += rejected_brainstorms(journal.entries(brainstorm_requests(plan)))
         superseded = superseded_rows(journal.superseded(brainstorm_requests(plan)))
@@ -62,6 +64,11 @@ def curate(plan: PlanArguments, arguments: CurationArguments) -> str:
     _replace_folder(plan.run_dir / "dataset", lambda folder: _write_dataset(folder, curated, plan, arguments))
     text = f"{num_kept:,} examples kept"
     text += f", {len(curated.rejected):,} replies rejected ({reasons})" if curated.rejected else ", none rejected"
+    if beyond:
+        print(
+            f"curate: the journal has {beyond:,} more replies, beyond num_examples {plan.num_examples:,}",
+            file=sys.stderr,
+        )
     if curated.num_unanswered:
         text += f", {curated.num_unanswered.total():,} requests unanswered so far"
     return text
@@ -78,11 +85,9 @@ def push_dataset(plan: PlanArguments, arguments: DatasetHubArguments) -> str:
         raise InputError(f"There is no dataset in {folder}; run `embedsmith curate` first.")
     if not arguments.hub_dataset_id:
         raise InputError("`hub_dataset_id` is not given; say where to push, as in --hub_dataset_id name/dataset.")
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8")
-    if not arguments.dry_run and (new := with_repo(text, arguments.hub_dataset_id)) != text:
-        card.write_text(new, encoding="utf-8")
-    return publish(folder, arguments.hub_dataset_id, "dataset", arguments, message="Add dataset made with embedsmith")
+    return publish_with_card(
+        folder, arguments.hub_dataset_id, "dataset", arguments, with_repo, message="Add dataset made with embedsmith"
+    )
 
 
 def _with_tasks(
@@ -112,7 +117,7 @@ def _write_dataset(folder: Path, curated: Curated, plan: PlanArguments, argument
                 _write_hashed_parquet(folder / subgroup / f"{split}-00000-of-00001.parquet", rows, FEATURES)
     if curated.tasks:
         _write_hashed_parquet(folder / "tasks" / "train-00000-of-00001.parquet", curated.tasks, TASK_FEATURES)
-    recipe = plan.identity() | {"num_examples": plan.num_examples, "test_size": arguments.test_size}
+    recipe = plan.settings() | {"num_examples": plan.num_examples, "test_size": arguments.test_size}
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(dataset_card(folder, curated, recipe, arguments, plan.run_dir), encoding="utf-8")
 

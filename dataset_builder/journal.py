@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from dataset_builder.errors import InputError
 from dataset_builder.plan import Request
+from dataset_builder.schema import Step
 
 APPLICATION_ID = 0x656D6273  # "embs", in the header of the file: tells our journals from other SQLite files
 SCHEMA_VERSION = 1
@@ -85,7 +86,7 @@ class Journal:
             raise
 
     def _open(self, identity: str) -> sqlite3.Connection:
-        is_new = not self.path.is_file() or self.path.stat().st_size == 0
+        self._is_new = is_new = not self.path.is_file() or self.path.stat().st_size == 0
         if is_new and not self._write:
             raise InputError(f"The journal {self.path} is empty; run `embedsmith brainstorm` and `generate` first.")
         db = sqlite3.connect(self.path)
@@ -111,11 +112,8 @@ class Journal:
     @staticmethod
     def _is_blank(db: sqlite3.Connection) -> bool:
         """Tell whether a writer was killed after it made the file and before it committed the tables."""
-        application_id, num_tables = (
-            db.execute("PRAGMA application_id").fetchone()[0],
-            "SELECT COUNT(*) FROM sqlite_schema",
-        )
-        return not application_id and not db.execute(num_tables).fetchone()[0]
+        application_id = db.execute("PRAGMA application_id").fetchone()[0]
+        return not application_id and not db.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0]
 
     def _check(self, db: sqlite3.Connection, identity: str) -> None:
         if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
@@ -143,8 +141,16 @@ class Journal:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        unused = (
+            isinstance(exc, InputError) and self._is_new and not self._db.execute("SELECT 1 FROM replies").fetchone()
+        )
         self._db.close()
+        if unused:  # nothing is half-written: not even a journal that would hold others to these settings
+            for suffix in ("", "-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         self._release()
+        if unused:
+            self.path.with_suffix(".lock").unlink(missing_ok=True)
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -243,6 +249,11 @@ class Journal:
     def failures(self) -> dict[str, tuple[int | None, str]]:
         """Return HTTP status and message of the requests that were refused for good, by request id."""
         return {id_: (status, text) for id_, status, text in self._db.execute("SELECT * FROM failures")}
+
+    def num_answered(self, step: Step) -> int:
+        """Return how many requests of a step have a reply, those beyond the plan too."""
+        sql = "SELECT COUNT(DISTINCT id) FROM requests JOIN replies ON request_id = id WHERE step = ?"
+        return int(self._db.execute(sql, (step,)).fetchone()[0])
 
     def spent(self) -> Spent:
         """Return what all replies took."""

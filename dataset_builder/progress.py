@@ -50,6 +50,11 @@ class Progress:
         if time.monotonic() - self._printed >= self.every_s:
             self.show()
 
+    @property
+    def num_replies(self) -> int:
+        """Replies counted so far, usable or not."""
+        return self._asked
+
     def show(self) -> None:
         """Print the line now."""
         now = time.monotonic()

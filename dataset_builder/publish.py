@@ -127,6 +127,27 @@ def publish(
     return f"{_url(api, full_id, repo_type)}/tree/{sha}"
 
 
+def publish_with_card(
+    folder: Path,
+    repo_id: str,
+    repo_type: str,
+    arguments: HubArguments,
+    with_repo: Callable[[str, str], str],
+    *,
+    message: str,
+) -> str:
+    """`publish` a folder whose card names the repo in its examples; a push that fails leaves the card as it was."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8")
+    try:
+        if not arguments.dry_run:
+            card.write_text(with_repo(text, repo_id), encoding="utf-8")
+        return publish(folder, repo_id, repo_type, arguments, message=message)
+    except BaseException:
+        card.write_text(text, encoding="utf-8")
+        raise
+
+
 def _url(api: HfApi, repo_id: str, repo_type: str) -> str:
     return f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
 

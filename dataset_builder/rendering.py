@@ -5,6 +5,8 @@ The wording is free to improve at any time: a request's id depends on the name o
 
 from __future__ import annotations
 
+import hashlib
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dataset_builder.languages import LANGUAGES
-from dataset_builder.schema import BRAINSTORMED, SUBGROUPS, Step, Subgroup
+from dataset_builder.schema import SUBGROUPS, Step, Subgroup
 
 PROMPTS_DIR = Path(__file__).parent / "prompts"
 
@@ -61,11 +63,8 @@ def render(prompt: str, attributes: dict[str, Any], task: str | None = None) -> 
     return template.render({"task": task, **attributes, **names}).strip()
 
 
-def all_prompts() -> list[str]:
-    """Return the names of all prompts, by subgroup and step."""
-    return [
-        name
-        for subgroup in SUBGROUPS
-        for step in (("brainstorm", "generate") if subgroup in BRAINSTORMED else ("generate",))
-        for name in variants(subgroup, step)
-    ]
+def choices_digest() -> str:
+    """Return a digest of all that a plan draws from: names of prompts, and values and weights of attributes."""
+    names = [path.relative_to(PROMPTS_DIR).as_posix() for path in sorted(PROMPTS_DIR.glob("*/*/*.jinja"))]
+    table = (PROMPTS_DIR / "attributes.yaml").read_text(encoding="utf-8")
+    return hashlib.sha256(json.dumps([names, yaml.safe_load(table)]).encode()).hexdigest()[:12]

@@ -29,7 +29,7 @@ from dataset_builder.progress import duration
 from model_card.config import EvaluationArguments
 from model_card.encoder import InstructEncoder
 from model_card.neighbours import nearest
-from model_card.scores import EVALUATION
+from model_card.scores import EVALUATION, revision_of_result
 from model_card.tasks import all_rows, held_out_tasks, num_queries
 from trainer.base_model import PACKAGED, BaseModel, model_digest, resolve_base_model
 from trainer.data import dataset_revision, dataset_subgroups
@@ -71,11 +71,12 @@ def evaluate(arguments: EvaluationArguments) -> str:
     num_run = 0
     for candidate in candidates(arguments, record):
         judge = _Judge(candidate, cache, arguments.eval_batch_size)
-        num_run += sum(judge.judge(task, digest) for task in tasks)
+        num_judged = sum(judge.judge(task, digest) for task in tasks)
+        num_run += num_judged
         judged: dict[str, Any] = {"key": candidate.key, "label": candidate.label, "name": candidate.name}
         judged |= {"revision": candidate.revision, "use_instructions": candidate.use_instructions}
         path = judge.folder / "neighbours.jsonl"
-        if candidate.key != "base" and (num_run or not path.is_file()):
+        if candidate.key != "base" and (num_judged or not path.is_file()):
             found = nearest(judge.encoder, rows)
             path.write_text("".join(json.dumps(n, ensure_ascii=False) + "\n" for n in found), encoding="utf-8")
         summary["models"].append(judged)
@@ -96,10 +97,12 @@ def read_record(model_dir: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((model_dir / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        record = {}
+    if not (isinstance(record, dict) and {"arguments", "base_model", "dataset", "log_history"} <= record.keys()):
         raise InputError(
             f"{model_dir} has no readable {RECORD}, so it was not made by `embedsmith train`; base model and training "
             "data of the card are read from it. Train the model with embedsmith first."
-        ) from None
+        )
     return record
 
 
@@ -150,7 +153,10 @@ def _published(base: BaseModel) -> SentenceTransformer:
 
 
 def _with_eos_pooling(base: BaseModel, max_seq_length: int) -> SentenceTransformer:
-    transformer = Transformer(base.path, max_seq_length=max_seq_length)
+    pinned = {"revision": base.revision} if base.is_hub_id else {}
+    transformer = Transformer(
+        base.path, max_seq_length=max_seq_length, model_kwargs=pinned, processor_kwargs=pinned, config_kwargs=pinned
+    )
     assert transformer.tokenizer is not None  # text models have one
     ensure_eos(transformer.tokenizer)
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
@@ -186,7 +192,7 @@ class _Judge:
     def judge(self, task: AbsTask, digest: str) -> bool:
         """Judge one task unless its result for this model and this data is there; tell whether it was judged."""
         path = self.cache.get_task_result_path(task.metadata.name, self.candidate.name, self.candidate.revision)
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("dataset_revision") == digest:
+        if revision_of_result(path) == digest:
             return False
         started = time.monotonic()
         with warnings.catch_warnings():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataset_builder.errors import InputError
-from dataset_builder.publish import publish
+from dataset_builder.publish import publish_with_card
 from model_card.card import with_repo
 from model_card.config import EvaluationArguments, ModelHubArguments
 from model_card.evaluation import read_record
@@ -22,7 +22,6 @@ def push_model(arguments: EvaluationArguments, hub: ModelHubArguments) -> str:
         raise InputError(f"{folder} has no model card; run `embedsmith report` first.")
     if not hub.hub_model_id:
         raise InputError("`hub_model_id` is not given; say where to push, as in --hub_model_id name/model.")
-    text = card.read_text(encoding="utf-8")
-    if not hub.dry_run and (new := with_repo(text, hub.hub_model_id)) != text:
-        card.write_text(new, encoding="utf-8")
-    return publish(folder, hub.hub_model_id, "model", hub, message="Add model made with embedsmith")
+    return publish_with_card(
+        folder, hub.hub_model_id, "model", hub, with_repo, message="Add model made with embedsmith"
+    )

@@ -105,7 +105,10 @@ def summary_table(evaluation: Evaluation) -> str:
         cells = [c.ljust(w) for c, w in zip(names, widths, strict=False)]
         lines.append("  ".join(cells + [c.rjust(w) for c, w in zip(numbers, widths[2:], strict=True)]))
     base = evaluation.models[0]["label"].split(",")[0]
-    note = f"as published and EOS, untrained: {base} before training, with its own pooling and with that of the trained model"
+    has_published = any(model["key"] == "base" for model in evaluation.models)
+    note = f"EOS, untrained: {base} with the pooling and instructions of the trained model, where training started from"
+    if has_published:
+        note = f"as published: {base} with its own pooling\n{note}"
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], note])
 
 

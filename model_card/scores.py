@@ -39,10 +39,6 @@ class Evaluation:
     scores: list[Score]
     neighbours: dict[str, list[dict[str, Any]]]
 
-    def label(self, key: str) -> str:
-        """Return the name of a model as people read it."""
-        return next(str(model["label"]) for model in self.models if model["key"] == key)
-
 
 def read_evaluation(run_dir: Path) -> Evaluation:
     """Read models, scores and neighbours of a run.
@@ -53,7 +49,23 @@ def read_evaluation(run_dir: Path) -> Evaluation:
     path = run_dir / EVALUATION
     if not path.is_file():
         raise InputError(f"There are no results in {run_dir}; run `embedsmith evaluate` first.")
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return _read(run_dir, json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"The results in {run_dir} cannot be read ({type(error).__name__}: {error}); run `embedsmith evaluate` again."
+        ) from None
+
+
+def revision_of_result(path: Path) -> str | None:
+    """Return the state of the data that a result file of mteb is about; None if there is no readable one."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["dataset_revision"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read(run_dir: Path, summary: dict[str, Any]) -> Evaluation:
     folders = {m["key"]: results_folder(run_dir, m["name"], m["revision"]) for m in summary["models"]}
     scores: list[Score] = []
     for task in summary["tasks"]:

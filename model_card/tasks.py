@@ -22,6 +22,10 @@ from trainer.data import dataset_subgroups, load_split
 
 def language_script(code: str) -> str:
     """Return mteb's name of a language, such as 'deu-Latn', for a BCP-47 code."""
+    if code not in LANGUAGES:
+        raise InputError(
+            f"The dataset has the language '{code}', which is none of the {len(LANGUAGES)} that are known."
+        )
     return f"{iso_639_3(code)}-{LANGUAGES[code].script}"
 
 
@@ -44,11 +48,13 @@ def held_out_tasks(dataset_name: str, revision: str | None, digest: str) -> list
     }
     tasks: list[AbsTask] = []
     if asymmetric:
-        tasks.append(_retrieval(asymmetric, digest))
-    if "sts" in kept:
-        tasks.append(_sts(kept["sts"], digest))
+        languages: Any = {subgroup: _languages(rows) for subgroup, rows in asymmetric.items()}
+        tasks.append(_task(HeldOutRetrieval, asymmetric, digest, "Retrieval", "ndcg_at_10", languages))
+    if "sts" in kept and "attributes" in kept["sts"].column_names:  # the similarities that were asked for stand there
+        tasks.append(_task(HeldOutSTS, kept["sts"], digest, "STS", "cosine_spearman", _languages(kept["sts"])))
     if "bitext" in kept:
-        tasks.append(_bitext(kept["bitext"], digest))
+        languages = _languages(kept["bitext"])
+        tasks.append(_task(HeldOutBitextMining, kept["bitext"], digest, "BitextMining", "f1", languages))
     if not tasks:
         raise InputError(
             f"The dataset {dataset_name} has no test split, so there is nothing to judge on; run `embedsmith curate` with "
@@ -57,21 +63,24 @@ def held_out_tasks(dataset_name: str, revision: str | None, digest: str) -> list
     return tasks
 
 
-def _metadata(
-    name: str, type_: str, main_score: str, langs: Any, digest: str, description: str, prompt: Any
-) -> TaskMetadata:
-    return TaskMetadata(
-        name=name,
-        dataset={"path": "embedsmith/held-out", "revision": digest},
-        description=description,
+def _task(base: Any, rows: Any, digest: str, type_: str, main_score: str, languages: Any) -> AbsTask:
+    """Return an instance of a task class for these rows; mteb wants the metadata on the class."""
+    data: Any = {"path": "embedsmith/held-out", "revision": digest}
+    metadata = TaskMetadata(
+        name=base.__name__,
+        dataset=data,
+        description=base.__doc__,
         type=type_,  # type: ignore[arg-type]  # one of mteb's literals
         category="t2t",
         modalities=["text"],
         eval_splits=["test"],
-        eval_langs=langs,
+        eval_langs=languages,
         main_score=main_score,
-        prompt=prompt,
+        prompt={"STS": FIXED_INSTRUCTIONS["sts"], "BitextMining": FIXED_INSTRUCTIONS["bitext"]}.get(type_),
     )
+    task: AbsTask = type(base.__name__, (base,), {"metadata": metadata, "__doc__": base.__doc__})()
+    task.rows = rows  # type: ignore[attr-defined]
+    return task
 
 
 def _languages(rows: Dataset) -> list[str]:
@@ -118,7 +127,7 @@ class HeldOutSTS(AbsTaskSTS):
         """Build the scored pairs from the rows."""
         pairs: dict[str, list[Any]] = {"sentence1": [], "sentence2": [], "score": []}
         for row in self.rows:
-            attributes = json.loads(row["attributes"])
+            attributes = json.loads(row.get("attributes") or "{}")
             for text, score in ((row["positive"], "high_score"), (row["negative"], "low_score")):
                 if text and score in attributes:
                     pairs["sentence1"].append(row["query"])
@@ -138,63 +147,6 @@ class HeldOutBitextMining(AbsTaskBitextMining):
         columns = {"sentence1": list(self.rows["query"]), "sentence2": list(self.rows["positive"])}
         self.dataset: Any = {"test": Dataset.from_dict(columns)}
         self.data_loaded = True
-
-
-def _retrieval(rows: dict[Subgroup, Dataset], digest: str) -> AbsTask:
-    class Task(HeldOutRetrieval):
-        """The held-out retrieval task of this dataset."""
-
-        metadata = _metadata(
-            "HeldOutRetrieval",
-            "Retrieval",
-            "ndcg_at_10",
-            {subgroup: _languages(part) for subgroup, part in rows.items()},
-            digest,
-            "Held-out synthetic examples: find the positive of a query among the documents and hard negatives of its subgroup.",
-            None,
-        )
-
-    task = Task()
-    task.rows = rows
-    return task
-
-
-def _sts(rows: Dataset, digest: str) -> AbsTask:
-    class Task(HeldOutSTS):
-        """The held-out similarity task of this dataset."""
-
-        metadata = _metadata(
-            "HeldOutSTS",
-            "STS",
-            "cosine_spearman",
-            _languages(rows),
-            digest,
-            "Held-out synthetic examples: rank pairs of texts by their similarity.",
-            FIXED_INSTRUCTIONS["sts"],
-        )
-
-    task = Task()
-    task.rows = rows
-    return task
-
-
-def _bitext(rows: Dataset, digest: str) -> AbsTask:
-    class Task(HeldOutBitextMining):
-        """The held-out translation task of this dataset."""
-
-        metadata = _metadata(
-            "HeldOutBitextMining",
-            "BitextMining",
-            "f1",
-            _languages(rows),
-            digest,
-            "Held-out synthetic examples: find the translation of a text.",
-            FIXED_INSTRUCTIONS["bitext"],
-        )
-
-    task = Task()
-    task.rows = rows
-    return task
 
 
 def num_queries(task: Any) -> dict[str, int]:

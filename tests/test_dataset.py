@@ -13,10 +13,11 @@ import pytest
 import yaml
 from datasets import DatasetDict, get_dataset_config_names, load_dataset
 
-from dataset_builder.asking import brainstorm, generate
+from dataset_builder.asking import brainstorm, generate, journal_path
 from dataset_builder.config import CurationArguments, LLMArguments, PlanArguments
 from dataset_builder.dataset import curate
 from dataset_builder.errors import EmbedsmithError, InputError, RunError
+from dataset_builder.journal import Journal
 from dataset_builder.schema import BRAINSTORMED, COLUMNS, SUBGROUPS, TASK_COLUMNS
 from embedsmith import RECIPES_DIR
 from tests.replies import answers, ask_recorded, completion, read_parquet
@@ -183,6 +184,10 @@ def test_no_journal_and_no_replies(tmp_path: Path) -> None:
     (plan.run_dir / "replies.jsonl").touch()
     with pytest.raises(InputError):
         brainstorm(plan, LLMArguments(recorded_replies=str(plan.run_dir / "replies.jsonl")))
+    with pytest.raises(InputError, match="no journal"):  # what was refused left none behind
+        curate(plan, SPLIT)
+    with Journal(journal_path(plan), plan.identity(), write=True):
+        pass
     with pytest.raises(EmbedsmithError, match="no replies"):
         curate(plan, SPLIT)
     assert not (plan.run_dir / "dataset").exists()

@@ -193,7 +193,9 @@ def test_a_refused_push_is_one_sentence(
 ) -> None:
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
+    before = folder_bytes(run)
     assert embedsmith("push-dataset", "--output_dir", run, "--hub_dataset_id", repo) == 2
+    assert folder_bytes(run) == before  # the card does not name a repo that there is not
     error = capsys.readouterr().err
     assert message in error
     assert token is None or token not in error

@@ -127,6 +127,39 @@ def test_one_refused_request_costs_one_request(tmp_path: Path, capsys: pytest.Ca
     assert embedsmith("curate", *live(server, tmp_path, *SMALL, *POLITE)) == 0
 
 
+def test_refused_requests_are_asked_again_when_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--subgroups", "sts", "--max_concurrency", 1)
+    with LLMServer(refuse=lambda request_id: "000003" in request_id) as server:
+        assert embedsmith("generate", *live(server, tmp_path, *SMALL, *flags)) == 0
+        assert "refused with HTTP 400: This prompt was flagged." in capsys.readouterr().err.replace(
+            "Error code: 400 - ", ""
+        )
+        assert embedsmith("generate", *live(server, tmp_path, *SMALL, *flags)) == 0
+        assert "1 of 12 requests were refused" in capsys.readouterr().err
+    with LLMServer() as server:
+        assert embedsmith("generate", *live(server, tmp_path, *SMALL, *flags, "--retry_refused")) == 0
+        assert server.asked.total() == 1
+    assert "12 of 12 replies usable" in capsys.readouterr().out
+
+
+def test_an_endpoint_that_refuses_everything_is_asked_twenty_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LLMServer(refuse=lambda request_id: True) as server:
+        flags = live(server, tmp_path, "--num_examples", 60, "--subgroups", "sts", "--max_concurrency", 1)
+        assert embedsmith("generate", *flags) == 1
+        assert server.asked.total() <= 22
+    assert "refused the first 20 requests, the last one with HTTP 400" in capsys.readouterr().err
+
+
+def test_a_cost_limit_needs_token_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with LLMServer(usage=False) as server:
+        prices = ("--input_price", 1, "--output_price", 1, "--max_cost_usd", 5, "--max_concurrency", 1)
+        assert embedsmith("brainstorm", *live(server, tmp_path, *SMALL, *prices)) == 1
+        assert server.asked.total() <= 2
+    assert "reports no token counts" in capsys.readouterr().err
+
+
 def test_hopeless_replies_are_kept_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with LLMServer(lambda request_id, prompt: "I'd rather not.") as server:
         flags = live(server, tmp_path, *SMALL, "--subgroups", "sts", "--max_attempts", 2)

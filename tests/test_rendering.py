@@ -11,11 +11,19 @@ from jinja2 import UndefinedError
 from pydantic import BaseModel
 
 from dataset_builder.languages import LANGUAGES
-from dataset_builder.rendering import PROMPTS_DIR, all_prompts, attribute_table, render, variants
+from dataset_builder.rendering import PROMPTS_DIR, attribute_table, render, variants
 from dataset_builder.schema import BRAINSTORMED, SUBGROUPS, Subgroup, TasksReply, check_subgroup, example_reply
 
 TASK = 'Find "what" fits {{ language }} & <costs> {% less %} $1.'
 NEGATIVE_WORDS = r"hard_negative|negative|decoy|near miss|third document|carry back|carried back"
+
+
+def all_prompts() -> list[str]:
+    return [
+        path.relative_to(PROMPTS_DIR).with_suffix("").as_posix() for path in sorted(PROMPTS_DIR.glob("*/*/*.jinja"))
+    ]
+
+
 EXAMPLE_PROMPTS = [name for name in all_prompts() if "/generate/" in name]
 BRAINSTORM_PROMPTS = [name for name in all_prompts() if "/brainstorm/" in name]
 

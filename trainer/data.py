@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, concatenate_datasets, get_dataset_config_names, load_dataset
+from datasets import Dataset, Features, Value, concatenate_datasets, get_dataset_config_names, load_dataset
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import HfApi
 from torch import Tensor
@@ -73,6 +73,12 @@ def load_split(dataset_name: str, split: str, subgroup: Subgroup, revision: str 
             f"Config '{subgroup}' of {dataset_name} lacks the column '{missing[0]}'; training needs "
             f"{', '.join(TRAIN_COLUMNS)}, and found {', '.join(rows.column_names)}."
         )
+    rows = rows.cast(Features({**rows.features, **dict.fromkeys(TRAIN_COLUMNS, Value("string"))}))
+    for column in TRAIN_COLUMNS:
+        if column != "negative" and None in rows[column][:]:
+            raise InputError(
+                f"Config '{subgroup}' of {dataset_name} has a row without `{column}`; only `negative` may be missing."
+            )
     return rows
 
 

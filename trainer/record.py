@@ -67,12 +67,12 @@ def settings(*groups: Any) -> dict[str, Any]:
 
 def outcome(trainer: Trainer, seconds: float) -> dict[str, Any]:
     """Return steps, seconds, hardware, package versions and the logged losses of a finished training."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    device = torch.cuda.get_device_name() if trainer.args.device.type == "cuda" else f"{platform.machine()} CPU"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "num_steps": trainer.state.global_step,
         "training_seconds": round(seconds, 1),
-        "hardware": {"device": device, "num_devices": trainer.args.world_size, "cpu_cores": cores},
+        "hardware": {"device": device, "num_devices": max(trainer.args.n_gpu, 1), "cpu_cores": cores},
         "versions": {name: version(name) for name in _PACKAGES},
         "log_history": [log for log in trainer.state.log_history if "loss" in log],
     }

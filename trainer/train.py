@@ -211,6 +211,8 @@ def _is_there(folder: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
         theirs = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         theirs = {}
+    if not isinstance(theirs, dict) or not any(folder.glob("*.safetensors")):
+        theirs = {}
     changed = [
         key for key in ("arguments", "base_model", "dataset") if json.loads(json.dumps(record[key])) != theirs.get(key)
     ]
@@ -240,4 +242,7 @@ def _load(base: BaseModel, config: EmbeddingModelConfig) -> Any:
     )
     model.config.use_cache = False
     peft_config = get_peft_config(config)
-    return get_peft_model(model, peft_config) if peft_config else model
+    try:
+        return get_peft_model(model, peft_config) if peft_config else model
+    except ValueError as error:
+        raise InputError(f"The LoRA settings do not fit {base.name}: {' '.join(str(error).split())}") from None
