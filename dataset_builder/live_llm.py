@@ -176,7 +176,8 @@ class LiveLLM:
             await asyncio.sleep(_backoff_s(tries))
 
     def _clean(self, error: openai.APIStatusError) -> str:
-        return error.message.replace(self.key, "***")[:300]
+        told = error.body.get("message") if isinstance(error.body, dict) else None
+        return str(told or error.message).replace(self.key, "***").rstrip(".")[:300]
 
 
 def _backoff_s(tries: int) -> float:
