@@ -10,7 +10,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. stdout carries the result, stderr t
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 import time
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataset_builder.errors import EmbedsmithError, InputError
+from dataset_builder.errors import EmbedsmithError, InputError, suggestion
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
@@ -182,8 +181,7 @@ def recipe_flags(path: Path, known: Sequence[str]) -> list[str]:
 
 def _nearest(key: str, known: Sequence[str]) -> str:
     names = [flag.removeprefix("--") for flag in known if flag.startswith("--")]
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    return f" Did you mean '{near[0]}'?" if near else " See `embedsmith VERB --help` for the known ones."
+    return suggestion(key, names, cutoff=0.5) or " See `embedsmith VERB --help` for the known ones."
 
 
 def parse(verb: str, types: tuple[type, ...], arguments: list[str]) -> tuple[Any, ...]:
@@ -281,8 +279,7 @@ def _dispatch(arguments: list[str]) -> str | None:
     if verb == "demo":
         return demo(rest)
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, [*VERBS, "demo"], n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+        hint = suggestion(verb, [*VERBS, "demo"])
         raise InputError(f"'{verb}' is no verb of embedsmith; known are {', '.join(VERBS)} and demo.{hint}")
     return run(verb, rest)
 

@@ -155,7 +155,7 @@ class _Asking:
     def __init__(self, label: str, llm: LLMArguments, journal: Journal, *, total: int, done: int) -> None:
         self.label, self.llm, self.journal = label, llm, journal
         self.progress = Progress(label, total, done)
-        self.spent_usd = journal.spent().cost_usd or 0.0
+        self.spent_usd: float = journal.spent().cost_usd or 0.0
 
     def recorded(self, pending: list[Request]) -> None:
         """Commit the recorded reply of every pending request."""
@@ -206,14 +206,14 @@ class _Asking:
         cost_usd: float | None = None
         if self.llm.input_price is not None and self.llm.output_price is not None and counts != (None, None):
             cost_usd = float(tokens_in * self.llm.input_price + tokens_out * self.llm.output_price) / 1e6
-            self.spent_usd = float(self.spent_usd) + cost_usd
+            self.spent_usd += cost_usd
+        self.journal.add_reply(request, source, body, usable=rejection is None, cost_usd=cost_usd)
+        self.progress.reply(rejection.reason if rejection else None, tokens_in + tokens_out, cost_usd)
         if source not in ("recorded", "batch") and self.llm.max_cost_usd is not None and counts == (None, None):
             raise RunError(
                 "`max_cost_usd` is given but the endpoint reports no token counts, so the cost cannot be known; leave the "
                 "limit away, or set one at your provider."
             )
-        self.journal.add_reply(request, source, body, usable=rejection is None, cost_usd=cost_usd)
-        self.progress.reply(rejection.reason if rejection else None, tokens_in + tokens_out, cost_usd)
 
 
 def _prompts(pending: list[tuple[Request, str | None]]) -> Iterator[tuple[Request, str]]:

@@ -43,12 +43,12 @@ def curate(plan: PlanArguments, arguments: CurationArguments) -> str:
     with Journal(journal_path(plan), plan.identity(), write=False) as journal:
         curated = curate_entries(journal.entries(generate_requests(plan)), arguments)
         tasks = read_tasks(plan, journal)
-        beyond = journal.num_answered("generate") - sum(1 for e in journal.entries(generate_requests(plan)) if e.body)
+        num_kept = sum(1 for _ in curated.rows())
+        beyond = journal.num_answered("generate") - num_kept - len(curated.rejected)
         curated.tasks = task_rows(_with_tasks(journal, plan, tasks.lists), curated)
         curated.rejected += rejected_brainstorms(journal.entries(brainstorm_requests(plan)))
         superseded = superseded_rows(journal.superseded(brainstorm_requests(plan)))
         superseded += superseded_rows(journal.superseded(generate_requests(plan)))
-    num_kept = sum(1 for _ in curated.rows())
     reasons = counts(Counter(row["reason"] for row in curated.rejected))
     if not num_kept:
         if not curated.rejected:

@@ -27,7 +27,8 @@ class RunError(EmbedsmithError, RuntimeError):
     """The input was fine but the work could not be finished: an endpoint, a disk, a Hub."""
 
 
-def suggestion(given: str, known: Iterable[str]) -> str:
+def suggestion(given: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return `" Did you mean 'x'?"` for the known word nearest to `given`, or an empty string."""
-    nearest = difflib.get_close_matches(given.lower(), {word.lower(): word for word in known}, n=1, cutoff=0.6)
-    return f" Did you mean '{nearest[0]}'?" if nearest else ""
+    words = {word.lower(): word for word in known}
+    nearest = difflib.get_close_matches(given.lower(), words, n=1, cutoff=cutoff)
+    return f" Did you mean '{words[nearest[0]]}'?" if nearest else ""

@@ -29,7 +29,7 @@ from dataset_builder.progress import duration
 from model_card.config import EvaluationArguments
 from model_card.encoder import InstructEncoder
 from model_card.neighbours import nearest
-from model_card.scores import EVALUATION, revision_of_result
+from model_card.scores import EVALUATION, results_folder, revision_of_result
 from model_card.tasks import all_rows, held_out_tasks, num_queries
 from trainer.base_model import PACKAGED, BaseModel, model_digest, resolve_base_model
 from trainer.data import dataset_revision, dataset_subgroups
@@ -187,12 +187,11 @@ class _Judge:
     @property
     def folder(self) -> Path:
         """Where the candidate's results lie."""
-        return self.cache.get_task_result_path("any", self.candidate.name, self.candidate.revision).parent
+        return results_folder(self.cache.cache_path, self.candidate.name, self.candidate.revision)
 
     def judge(self, task: AbsTask, digest: str) -> bool:
         """Judge one task unless its result for this model and this data is there; tell whether it was judged."""
-        path = self.cache.get_task_result_path(task.metadata.name, self.candidate.name, self.candidate.revision)
-        if revision_of_result(path) == digest:
+        if revision_of_result(self.folder / f"{task.metadata.name}.json") == digest:
             return False
         started = time.monotonic()
         with warnings.catch_warnings():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mteb.cache import ResultCache
 from mteb.results import TaskResult
 
 from dataset_builder.errors import InputError
@@ -91,7 +92,7 @@ def _read(run_dir: Path, summary: dict[str, Any]) -> Evaluation:
 
 def results_folder(run_dir: Path, name: str, revision: str) -> Path:
     """Return the folder of a model's results, as mteb's `ResultCache` lays it out."""
-    return run_dir / "results" / name.replace("/", "__").replace(" ", "_") / revision
+    return ResultCache(run_dir).get_task_result_path("any", name, revision).parent
 
 
 def _result(path: Path) -> TaskResult:

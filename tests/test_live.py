@@ -156,6 +156,8 @@ def test_a_cost_limit_needs_token_counts(tmp_path: Path, capsys: pytest.CaptureF
         assert embedsmith("brainstorm", *live(server, tmp_path, *SMALL, *prices)) == 1
         assert server.asked.total() <= 2
     assert "reports no token counts" in capsys.readouterr().err
+    with sqlite3.connect(tmp_path / "journal.sqlite") as db:  # what was paid for is kept all the same
+        assert db.execute("SELECT COUNT(*) FROM replies").fetchone()[0] == 1
 
 
 def test_hopeless_replies_are_kept_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,13 +76,8 @@ def export_model(
         model = model.merge_and_unload(safe_merge=True)
         _require_equal(before, vectors(model, tokenizer, probes, max_seq_length), model.dtype, "merging the adapters")
     tokenizer.model_max_length = max_seq_length
-    for key in (
-        "max_length",
-        "stride",
-        "truncation_strategy",
-        "is_local",
-        "local_files_only",
-    ):  # of the base's last user
+    # what the base's last user set, and where it was loaded from
+    for key in ("max_length", "stride", "truncation_strategy", "is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(key, None)
     backend: Any = tokenizer.backend_tokenizer
     backend.no_padding()
@@ -91,10 +86,8 @@ def export_model(
     tokenizer.save_pretrained(folder)
     _make_plain(folder / "tokenizer_config.json")
     _write_sentence_transformers(folder, model.config.get_text_config().hidden_size)
-    reloaded, its_tokenizer = (
-        AutoModel.from_pretrained(folder, dtype=model.dtype),
-        AutoTokenizer.from_pretrained(folder),
-    )
+    reloaded = AutoModel.from_pretrained(folder, dtype=model.dtype)
+    its_tokenizer = AutoTokenizer.from_pretrained(folder)
     check_eos(its_tokenizer)
     if its_tokenizer(probes, verbose=False)["input_ids"] != tokenizer(probes, verbose=False)["input_ids"]:
         raise RunError(f"The tokenizer saved to {folder} gives other token ids than the one in training; not exported.")

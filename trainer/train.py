@@ -119,8 +119,6 @@ def train(data: DataArguments, model_config: EmbeddingModelConfig, args: Contras
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     seconds = time.monotonic() - started
-    if not trainer.is_world_process_zero():
-        return ""
     record |= outcome(trainer, seconds)
     # under mixed precision accelerate leaves its autocast on the forward; the exported model has none
     model = extract_model_from_parallel(trainer.model, keep_fp32_wrapper=False)
