@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builder.batch_llm import read_batches, write_batch
-from dataset_builder.config import LLMArguments, PlanArguments
+from dataset_builder.completion import endpoint_of
+from dataset_builder.config import PlanArguments
 from dataset_builder.errors import InputError, RunError
 from dataset_builder.journal import Journal, token_counts
+from dataset_builder.llm_config import LLMArguments
 from dataset_builder.parsing import Rejection, check_reply, parse_tasks
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
 from dataset_builder.progress import Progress
@@ -101,7 +103,7 @@ def _ask_missing(label: str, requests: list[Request], llm: LLMArguments, journal
     pending = list(journal.pending(requests, llm.max_attempts if again else 1))
     if pending and llm.batch_out:
         paths = write_batch(Path(llm.batch_out), label, _prompts(pending), llm)
-        names = ", ".join(map(str, paths))
+        names = ", ".join(str(file.path) for file in paths)
         return f"{len(pending):,} requests in {names}; have them answered, then run `{label}` with --batch_in and the results"
     if not pending:
         num_refused = len(journal.failures().keys() & {request.id for request in requests})
@@ -165,7 +167,7 @@ class _Asking:
 
     def batches(self, pending: list[Request]) -> None:
         """Commit what the result files hold of the pending requests."""
-        for request, body in read_batches(self.llm.batch_in, pending):
+        for request, body in read_batches(self.llm.batch_in, {request.id: request for request in pending}):
             if not self.journal.has_reply(request, body):
                 self._commit(request, body, "batch")
 
@@ -189,7 +191,7 @@ class _Asking:
     async def _commit_all(self, answers: AsyncIterator[tuple[Request, Any]]) -> None:
         async for request, answer in answers:
             if isinstance(answer, dict):
-                self._commit(request, answer, self.llm.base_url or "openai")
+                self._commit(request, answer, "live")
                 continue
             self.journal.add_failure(request, *answer)
             self.progress.unusable["refused"] += 1
@@ -203,10 +205,8 @@ class _Asking:
         rejection = _rejection(body, request)
         counts = token_counts(body)
         tokens_in, tokens_out = (count or 0 for count in counts)
-        cost_usd: float | None = None
-        if self.llm.input_price is not None and self.llm.output_price is not None and counts != (None, None):
-            cost_usd = float(tokens_in * self.llm.input_price + tokens_out * self.llm.output_price) / 1e6
-            self.spent_usd += cost_usd
+        cost_usd = endpoint_of(request.id, self.llm.endpoints()).cost_usd(*counts)
+        self.spent_usd += cost_usd or 0.0
         self.journal.add_reply(request, source, body, usable=rejection is None, cost_usd=cost_usd)
         self.progress.reply(rejection.reason if rejection else None, tokens_in + tokens_out, cost_usd)
         if source not in ("recorded", "batch") and self.llm.max_cost_usd is not None and counts == (None, None):

@@ -5,36 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dataset_builder.errors import InputError
 from dataset_builder.languages import LANGUAGES, check_language
+from dataset_builder.llm_config import LLMArguments, parse_weights
 from dataset_builder.publish import HubArguments
 from dataset_builder.rendering import choices_digest
 from dataset_builder.schema import SUBGROUPS, Subgroup, check_subgroup
-
-K = TypeVar("K", bound=str)
-
-
-def parse_weights(name: str, entries: list[str]) -> dict[str, float]:
-    """Read `['en=40', 'de']` as `{'en': 40.0, 'de': 1.0}`.
-
-    Raises:
-        InputError: if a weight is no positive number or a name stands twice.
-    """
-    weights: dict[str, float] = {}
-    for entry in entries:
-        key, _, text = entry.partition("=")
-        try:
-            weight = float(text) if text else 1.0
-        except ValueError:
-            weight = math.nan
-        if not (0 < weight < math.inf):
-            raise InputError(f"`{name}` has '{entry}'; a weight is a number above 0, as in '{key}=2'.")
-        if key in weights:
-            raise InputError(f"`{name}` has '{key}' twice; give each name once.")
-        weights[key] = weight
-    return weights
 
 
 @dataclass
@@ -108,85 +86,6 @@ class PlanArguments:
 
 
 @dataclass
-class LLMArguments:
-    """Whom to ask."""
-
-    llm: str = field(
-        default="recorded",
-        metadata={
-            "help": "recorded: replies from a batch output file; live: an OpenAI-compatible endpoint.",
-            "choices": ["recorded", "live"],
-        },
-    )
-    recorded_replies: str | None = field(
-        default=None, metadata={"help": "Batch output file (.jsonl or .jsonl.gz). Default: the one that is shipped."}
-    )
-    llm_model: str | None = field(default=None, metadata={"help": "Model name that the endpoint knows."})
-    base_url: str | None = field(
-        default=None, metadata={"help": "URL of the endpoint, such as http://localhost:8000/v1. Default: OpenAI's."}
-    )
-    batch_out: str | None = field(
-        default=None, metadata={"help": "Write the requests as batch files into this folder instead of asking."}
-    )
-    batch_format: str = field(
-        default="json_schema",
-        metadata={
-            "help": "How batch files ask for JSON; vLLM and OpenAI take json_schema.",
-            "choices": ["json_schema", "json_object", "text"],
-        },
-    )
-    batch_in: list[str] = field(
-        default_factory=list, metadata={"help": "Result files of batches to take the replies from, in any order."}
-    )
-    api_key_env: str = field(
-        default="OPENAI_API_KEY", metadata={"help": "Environment variable that holds the key (never the key itself)."}
-    )
-    llm_temperature: float | None = field(
-        default=None, metadata={"help": "Sampling temperature of the LLM. Default: the endpoint's own."}
-    )
-    llm_top_p: float | None = field(
-        default=None, metadata={"help": "Nucleus sampling of the LLM. Default: the endpoint's own."}
-    )
-    max_completion_tokens: int = field(
-        default=4096, metadata={"help": "Longest reply in tokens, a reasoning model's thinking included."}
-    )
-    max_concurrency: int = field(default=64, metadata={"help": "Requests in flight at once."})
-    timeout_s: float = field(default=300.0, metadata={"help": "Seconds to wait for one reply."})
-    max_attempts: int = field(
-        default=3, metadata={"help": "Replies asked for at most per request, when they cannot be parsed."}
-    )
-    max_retries: int = field(
-        default=8, metadata={"help": "Tries per reply after a rate limit, a server error or a dropped connection."}
-    )
-    retry_refused: bool = field(
-        default=False, metadata={"help": "Ask again what the endpoint refused for good before (HTTP 400, 413, 422)."}
-    )
-    input_price: float | None = field(default=None, metadata={"help": "US dollars per million prompt tokens."})
-    output_price: float | None = field(default=None, metadata={"help": "US dollars per million completion tokens."})
-    max_cost_usd: float | None = field(
-        default=None, metadata={"help": "Stop asking once the journal has cost this much; needs both prices."}
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("max_completion_tokens", "max_concurrency", "timeout_s", "max_attempts", "max_retries"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"`{name}` is {getattr(self, name)}; it must be above 0.")
-        for name in ("input_price", "output_price", "max_cost_usd"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise InputError(f"`{name}` is {value}; it is an amount of US dollars, 0 or more.")
-        if self.batch_out and self.batch_in:
-            raise InputError(
-                "`batch_out` and `batch_in` are both given; write the requests first, take the replies later."
-            )
-        if self.max_cost_usd is not None and (self.input_price is None or self.output_price is None):
-            raise InputError(
-                f"`max_cost_usd` is {self.max_cost_usd} but the price of a token is unknown; give --input_price and "
-                "--output_price, in US dollars per million tokens."
-            )
-
-
-@dataclass
 class CurationArguments:
     """What to keep."""
 
@@ -197,6 +96,43 @@ class CurationArguments:
     check_language: bool = field(
         default=True, metadata={"help": "Reject texts that are surely in another language than the one asked for."}
     )
+    language_identifier: str = field(
+        default="py3langid",
+        metadata={
+            "help": "Judge of languages: py3langid is built in; glotlid (cis-lmu/glotlid) is fetched from the Hub and "
+            "needs `pip install embedsmith[glotlid]`.",
+            "choices": ["py3langid", "glotlid"],
+        },
+    )
+    max_length_factor: float = field(
+        default=3.0,
+        metadata={"help": "Reject texts longer or shorter than asked by more than this factor; 0 switches it off."},
+    )
+    near_duplicate_threshold: float = field(
+        default=0.8,
+        metadata={
+            "help": "Reject a query or positive this similar to an earlier one (Jaccard, by MinHash); 1: exact ones only."
+        },
+    )
+    contamination_tasks: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "mteb tasks (or benchmarks) with whose test sets no example may overlap, such as STS13 ArguAna."
+        },
+    )
+    contamination_ngram: int = field(
+        default=13,
+        metadata={"help": "Words in a row that make an overlap; a shorter test text counts when it recurs whole."},
+    )
+    consistency_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Embedding model (name or path) that must find the positive among the `consistency_top_k` nearest of its "
+            "subgroup and nearer than the hard negative. Default: no such check."
+        },
+    )
+    consistency_top_k: int = field(default=20, metadata={"help": "See `consistency_model`."})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that curate. Default: one a core."})
     dataset_license: str = field(default="cc-by-4.0", metadata={"help": "Licence id of the dataset card."})
     dataset_title: str = field(default="Synthetic data for text embeddings", metadata={"help": "Title of the card."})
     dataset_note: str = field(default="", metadata={"help": "A sentence on where the replies come from, for the card."})
@@ -204,6 +140,18 @@ class CurationArguments:
     def __post_init__(self) -> None:
         if not 0 <= self.test_size < 1:
             raise InputError(f"`test_size` is {self.test_size}; it is a share from 0 to below 1, such as 0.02.")
+        if not 0 < self.near_duplicate_threshold <= 1:
+            raise InputError(
+                f"`near_duplicate_threshold` is {self.near_duplicate_threshold}; it is a similarity above 0 and up to 1, such "
+                "as 0.8."
+            )
+        if self.max_length_factor != 0 and not 1 < self.max_length_factor < math.inf:
+            raise InputError(
+                f"`max_length_factor` is {self.max_length_factor}; it is a factor above 1, or 0 for no check."
+            )
+        for name in ("contamination_ngram", "consistency_top_k", "num_proc"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise InputError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
 
 
 @dataclass

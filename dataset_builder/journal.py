@@ -250,6 +250,19 @@ class Journal:
         """Return HTTP status and message of the requests that were refused for good, by request id."""
         return {id_: (status, text) for id_, status, text in self._db.execute("SELECT * FROM failures")}
 
+    def set_note(self, key: str, value: Any) -> None:
+        """Commit a JSON value under a key of its own, such as a batch that was submitted."""
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note/{key}", json.dumps(value)))
+
+    def notes(self, prefix: str) -> dict[str, Any]:
+        """Return the noted values whose key starts with `prefix`, by key, in the order of the keys."""
+        rows = self._db.execute(
+            "SELECT substr(key, 6), value FROM meta WHERE substr(key, 1, ?) = ? ORDER BY key",
+            (len(prefix) + 5, f"note/{prefix}"),
+        )
+        return {key: json.loads(value) for key, value in rows}
+
     def num_answered(self, step: Step) -> int:
         """Return how many requests of a step have a reply, those beyond the plan too."""
         sql = "SELECT COUNT(DISTINCT id) FROM requests JOIN replies ON request_id = id WHERE step = ?"

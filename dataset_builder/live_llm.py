@@ -19,16 +19,16 @@ from urllib.parse import urlsplit
 import openai
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from dataset_builder.completion import FORMATS, completion_request, require_model
-from dataset_builder.config import LLMArguments
+from dataset_builder.completion import FORMATS, completion_request, require_endpoints
 from dataset_builder.errors import InputError, RunError
+from dataset_builder.llm_config import Endpoint, LLMArguments
 from dataset_builder.plan import Request
 
 Answer = dict[str, Any] | tuple[int, str]
 """A chat completion, or (HTTP status, message) of a request that was refused for good."""
 
 
-def api_key(arguments: LLMArguments) -> str:
+def api_key(arguments: Endpoint) -> str:
     """Return the key from the environment; an endpoint on this machine may go without.
 
     Raises:
@@ -53,9 +53,9 @@ class LiveLLM:
     """
 
     def __init__(self, arguments: LLMArguments, stop: Callable[[], bool]) -> None:
-        require_model(arguments)
+        self.endpoint = require_endpoints(arguments)[0]
         self.arguments, self.stop = arguments, stop
-        self.key = api_key(arguments)
+        self.key = api_key(self.endpoint)
         self.unanswered = 0
         self._resume_at = 0.0  # time.monotonic() before which nobody asks
         self._format, self._format_works = 0, False
@@ -73,7 +73,7 @@ class LiveLLM:
         async with DefaultAioHttpClient(timeout=self.arguments.timeout_s) as http:
             client = AsyncOpenAI(
                 api_key=self.key,
-                base_url=self.arguments.base_url,
+                base_url=self.endpoint.base_url,
                 timeout=self.arguments.timeout_s,
                 max_retries=0,
                 http_client=http,
@@ -124,12 +124,12 @@ class LiveLLM:
                 return await self._ask(client, request, prompt, FORMATS[asked_format])
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise InputError(
-                    f"The endpoint refused the key in {self.arguments.api_key_env} (HTTP {error.status_code}); set a "
+                    f"The endpoint refused the key in {self.endpoint.api_key_env} (HTTP {error.status_code}); set a "
                     "valid one."
                 ) from None
             except openai.NotFoundError as error:
                 raise InputError(
-                    f"The endpoint does not know model '{self.arguments.llm_model}' or the path under `base_url` (HTTP "
+                    f"The endpoint does not know model '{self.endpoint.model}' or the path under `base_url` (HTTP "
                     f"404: {self._clean(error)}); check --llm_model and --base_url."
                 ) from None
             except openai.APIStatusError as error:
@@ -147,7 +147,7 @@ class LiveLLM:
 
     async def _ask(self, client: AsyncOpenAI, request: Request, prompt: str, kind: str) -> dict[str, Any]:
         raw = await client.chat.completions.with_raw_response.create(
-            **completion_request(self.arguments, request, prompt, kind),
+            **completion_request(self.arguments, self.endpoint.model, request, prompt, kind),
             extra_headers={"X-Client-Request-Id": request.id},  # what the endpoint's log can be searched by
         )
         body = json.loads(raw.http_response.content)

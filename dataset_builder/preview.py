@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 
-from dataset_builder.config import LLMArguments, PlanArguments, PreviewArguments
+from dataset_builder.config import PlanArguments, PreviewArguments
 from dataset_builder.languages import LANGUAGES
+from dataset_builder.llm_config import LLMArguments
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
 from dataset_builder.rendering import render
 from dataset_builder.schema import SUBGROUPS
@@ -46,9 +47,13 @@ def preview(plan: PlanArguments, llm: LLMArguments, arguments: PreviewArguments)
         f"about {prompt_tokens / 1e6:,.2f} million prompt tokens and {completion_tokens / 1e6:,.2f} million completion "
         "tokens, if all were English (other scripts take more)"
     )
-    if llm.input_price is not None and llm.output_price is not None:
-        cost = (prompt_tokens * llm.input_price + completion_tokens * llm.output_price) / 1e6
-        lines.append(f"about ${cost:,.2f} at {llm.input_price} and {llm.output_price} dollars per million tokens")
+    endpoints = llm.endpoints()
+    costs = [endpoint.cost_usd(round(prompt_tokens), round(completion_tokens)) for endpoint in endpoints]
+    if None not in costs:
+        total = sum(endpoint.weight for endpoint in endpoints)
+        cost = sum((cost or 0.0) * endpoint.weight / total for cost, endpoint in zip(costs, endpoints, strict=True))
+        prices = ", ".join(f"{endpoint.input_price} and {endpoint.output_price}" for endpoint in endpoints)
+        lines.append(f"about ${cost:,.2f} at {prices} dollars per million tokens")
     else:
         lines.append("give --input_price and --output_price, in dollars per million tokens, to see what it would cost")
     return "\n".join(lines + _prompts(plan, arguments.num_prompts))

@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from dataset_builder.asking import brainstorm, generate
-from dataset_builder.config import LLMArguments, PlanArguments
+from dataset_builder.config import PlanArguments
+from dataset_builder.llm_config import LLMArguments
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
 from dataset_builder.schema import example_reply
 

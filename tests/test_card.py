@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = PlanArguments(
         str(tmp_path_factory.mktemp("runs") / "run"), 120, languages=["en=3", "no", "zh", "fil"], examples_per_task=1
     )
-    ask_recorded(plan, replies_with_faults(plan), input_price=2.0, output_price=10.0)
+    ask_recorded(plan, replies_with_faults(plan), input_price=[2.0], output_price=[10.0])
     curate(plan, CURATION)
     return plan.run_dir / "dataset"
 

@@ -14,10 +14,11 @@ import yaml
 from datasets import DatasetDict, get_dataset_config_names, load_dataset
 
 from dataset_builder.asking import brainstorm, generate, journal_path
-from dataset_builder.config import CurationArguments, LLMArguments, PlanArguments
+from dataset_builder.config import CurationArguments, PlanArguments
 from dataset_builder.dataset import curate
 from dataset_builder.errors import EmbedsmithError, InputError, RunError
 from dataset_builder.journal import Journal
+from dataset_builder.llm_config import LLMArguments
 from dataset_builder.schema import BRAINSTORMED, COLUMNS, SUBGROUPS, TASK_COLUMNS
 from embedsmith import RECIPES_DIR
 from tests.replies import answers, ask_recorded, completion, read_parquet

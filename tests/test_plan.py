@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from dataset_builder.config import PlanArguments, parse_weights
+from dataset_builder.config import PlanArguments
 from dataset_builder.errors import InputError
+from dataset_builder.llm_config import parse_weights
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests, request_id, subgroup_sequence
 from dataset_builder.rendering import attribute_table, variants
 from dataset_builder.schema import BRAINSTORMED, SUBGROUPS, Subgroup

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dataset_builder.config import LLMArguments, PlanArguments
+from dataset_builder.config import PlanArguments
 from dataset_builder.errors import InputError
+from dataset_builder.llm_config import LLMArguments
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output, recorded_replies
 from embedsmith import RECIPES_DIR
@@ -162,4 +163,4 @@ def test_settings_of_the_llm_are_checked() -> None:
     with pytest.raises(InputError, match="`max_attempts` is 0"):
         LLMArguments(max_attempts=0)
     with pytest.raises(InputError, match="the price of a token is unknown"):
-        LLMArguments(max_cost_usd=5.0, input_price=1.0)
+        LLMArguments(max_cost_usd=5.0, input_price=[1.0])
