@@ -1,30 +1,39 @@
-"""The verbs `brainstorm` and `generate`: plan, ask what the journal lacks, commit each reply as it comes."""
+"""The verbs `brainstorm` and `generate`: plan, ask what the journal lacks, commit each reply as it comes.
+
+The plan is read as a stream, from which the requests in flight are taken: memory does not grow with its length.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from dataset_builder.batch_llm import read_batches, write_batch
+from dataset_builder.batch_llm import write_batch
 from dataset_builder.completion import endpoint_of
 from dataset_builder.config import PlanArguments
 from dataset_builder.errors import InputError, RunError
-from dataset_builder.journal import Journal, token_counts
+from dataset_builder.journal import Journal, Pending, chunks
 from dataset_builder.llm_config import LLMArguments
-from dataset_builder.parsing import Rejection, check_reply, parse_tasks
-from dataset_builder.plan import Request, brainstorm_requests, generate_requests
+from dataset_builder.outcome import Outcome, reply_outcome
+from dataset_builder.plan import (
+    Request,
+    brainstorm_requests,
+    generate_requests,
+    num_brainstorms,
+    num_examples_by_subgroup,
+)
 from dataset_builder.progress import Progress
-from dataset_builder.recorded_llm import DEFAULT_REPLIES, recorded_replies
+from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from dataset_builder.rendering import render
-from dataset_builder.schema import FIXED_INSTRUCTIONS, Subgroup
+from dataset_builder.schema import Step, Subgroup
+from dataset_builder.tasks import Tasks, read_tasks
 
 _MAX_REFUSED = 20
 """Refusals at the start of a run after which the settings, and not the requests, must be what the endpoint refuses."""
+_COMMIT_EVERY_S = 0.02
+"""Replies that arrive within this time share a transaction; a commit waits for the disk, for some milliseconds."""
 
 
 def journal_path(plan: PlanArguments) -> Path:
@@ -32,45 +41,11 @@ def journal_path(plan: PlanArguments) -> Path:
     return plan.run_dir / "journal.sqlite"
 
 
-@dataclass
-class Tasks:
-    """The brainstormed tasks by subgroup: one list per brainstorm request, empty where its reply was unusable."""
-
-    per_brainstorm: int
-    lists: dict[Subgroup, list[list[str]]] = field(default_factory=dict)
-
-    def task(self, request: Request) -> str | None:
-        """Return the task of a generate request; None if its subgroup has no usable brainstorm at all.
-
-        The slots of an unusable brainstorm fall to the one before it (to the next, if there is none before), so that
-        a longer plan never changes the task of an earlier request.
-        """
-        if request.task_slot is None:
-            return FIXED_INSTRUCTIONS[request.subgroup]
-        lists: list[list[str]] = self.lists.get(request.subgroup, [])
-        index, position = divmod(request.task_slot, self.per_brainstorm)
-        for candidate in [*range(min(index, len(lists) - 1), -1, -1), *range(index + 1, len(lists))]:
-            if lists[candidate]:
-                task: str = lists[candidate][position % len(lists[candidate])]
-                return task
-        return None
-
-
-def read_tasks(plan: PlanArguments, journal: Journal) -> Tasks:
-    """Return the tasks that the journal's brainstorm replies hold."""
-    tasks = Tasks(plan.tasks_per_brainstorm)
-    for entry in journal.entries(brainstorm_requests(plan)):
-        parsed = parse_tasks(entry.body, plan.tasks_per_brainstorm) if entry.body else []
-        tasks.lists.setdefault(entry.request.subgroup, []).append([] if isinstance(parsed, Rejection) else parsed)
-    return tasks
-
-
 def brainstorm(plan: PlanArguments, llm: LLMArguments) -> str:
     """Ask for the tasks that the plan needs; return a sentence on what the journal holds now."""
     with Journal(journal_path(plan), plan.identity(), write=True) as journal:
-        requests = list(brainstorm_requests(plan))
-        journal.plan((request, None) for request in requests)
-        report = _ask_missing("brainstorm", requests, llm, journal)
+        asking = _Asking("brainstorm", num_brainstorms(plan), llm, journal)
+        report = asking.ask(lambda: ((request, None) for request in brainstorm_requests(plan)))
         num_tasks = sum(len(tasks) for lists in read_tasks(plan, journal).lists.values() for tasks in lists)
     return f"{report}, {num_tasks:,} tasks"
 
@@ -82,140 +57,221 @@ def generate(plan: PlanArguments, llm: LLMArguments) -> str:
         InputError: if there are no tasks for a subgroup that needs them.
     """
     with Journal(journal_path(plan), plan.identity(), write=True) as journal:
-        tasks = read_tasks(plan, journal)
-        requests = list(generate_requests(plan))
-        planned = [(request, task) for request in requests if (task := tasks.task(request)) is not None]
-        if len(planned) < len(requests):
-            without = sorted({r.subgroup for r in requests} - {r.subgroup for r, _ in planned})
+        tasks, num_requests = read_tasks(plan, journal), num_examples_by_subgroup(plan)
+        if without := [subgroup for subgroup in num_requests if not tasks.has(subgroup)]:
             raise InputError(
-                f"There are no tasks for {', '.join(without)}, so {len(requests) - len(planned):,} of {len(requests):,} "
-                "examples cannot be asked for; run `embedsmith brainstorm` first."
+                f"There are no tasks for {', '.join(without)}, so {sum(num_requests[s] for s in without):,} of "
+                f"{plan.num_examples:,} examples cannot be asked for; run `embedsmith brainstorm` first."
             )
-        journal.plan(planned)
-        return _ask_missing("generate", requests, llm, journal)
+        asking = _Asking("generate", num_requests, llm, journal)
+        return asking.ask(lambda: _with_tasks(generate_requests(plan), tasks))
 
 
-def _ask_missing(label: str, requests: list[Request], llm: LLMArguments, journal: Journal) -> str:
-    if llm.retry_refused:
-        journal.forget_failures()
-    # a recording has one reply to a request: asking it again would only repeat it
-    again = llm.llm == "live" or llm.batch_out or llm.batch_in
-    pending = list(journal.pending(requests, llm.max_attempts if again else 1))
-    if pending and llm.batch_out:
-        paths = write_batch(Path(llm.batch_out), label, _prompts(pending), llm)
-        names = ", ".join(str(file.path) for file in paths)
-        return f"{len(pending):,} requests in {names}; have them answered, then run `{label}` with --batch_in and the results"
-    if not pending:
-        num_refused = len(journal.failures().keys() & {request.id for request in requests})
-        what = (
-            f"{num_refused:,} of {len(requests):,} requests were refused"
-            if num_refused
-            else f"all {len(requests):,} requests"
-        )
-        print(f"{label}: nothing to ask, {what}{'' if num_refused else ' are in the journal'}", file=sys.stderr)
-    else:
-        asking = _Asking(label, llm, journal, total=len(requests), done=len(requests) - len(pending))
-        if llm.batch_in:
-            asking.batches([request for request, _ in pending])
-        elif llm.llm == "recorded":
-            asking.recorded([request for request, _ in pending])
-        else:
-            asyncio.run(asking.live(pending))
-        asking.progress.show()
-    return _summary(requests, llm, journal)
-
-
-def _summary(requests: list[Request], llm: LLMArguments, journal: Journal) -> str:
-    reasons = [_rejection(entry.body, entry.request) for entry in journal.entries(requests) if entry.body]
-    failures, spent = journal.failures(), journal.spent()
-    refused = [failures[request.id] for request in requests if request.id in failures]
-    unanswered = len(requests) - len(reasons)
-    usable = sum(reason is None for reason in reasons)
-    text = f"{usable:,} of {len(requests):,} replies usable"
-    if unanswered:
-        text += f", {unanswered:,} unanswered" + (f" ({len(refused):,} refused)" if refused else "")
-    if spent.cost_usd is not None:
-        text += f", ${spent.cost_usd:,.2f} spent"
-        if llm.max_cost_usd is not None and spent.cost_usd >= llm.max_cost_usd and unanswered:
-            raise RunError(f"Stopped at max_cost_usd {llm.max_cost_usd}: {text}. Raise it to go on.")
-    if refused:
-        status, message = refused[0]
-        print(f"refused with HTTP {status}: {message}; --retry_refused asks refused requests again", file=sys.stderr)
-    if requests and not usable:
-        first = next((f"{reason.reason}, {reason.detail}" for reason in reasons if reason), "no answer")
-        raise RunError(f"No reply could be used: {text}. The first reason: {first}.")
-    return text
-
-
-def _rejection(body: dict[str, Any], request: Request) -> Rejection | None:
-    return check_reply(body, request.step, request.subgroup, request.attributes)
+def _with_tasks(requests: Iterable[Request], tasks: Tasks) -> Iterator[Pending]:
+    for request in requests:
+        yield request, tasks.task(request)
 
 
 class _Asking:
-    """Commits replies and counts them."""
+    """Asks the requests of one step, commits what comes back, and counts it."""
 
-    def __init__(self, label: str, llm: LLMArguments, journal: Journal, *, total: int, done: int) -> None:
-        self.label, self.llm, self.journal = label, llm, journal
-        self.progress = Progress(label, total, done)
+    def __init__(self, step: Step, num_requests: Mapping[Subgroup, int], llm: LLMArguments, journal: Journal) -> None:
+        self.step, self.num_requests, self.llm, self.journal = step, num_requests, llm, journal
+        self.total = sum(num_requests.values())
+        self.endpoints = llm.endpoints()
         self.spent_usd: float = journal.spent().cost_usd or 0.0
+        # a recording has one reply to a request: asking it again would only repeat it
+        again = llm.llm == "live" or llm.batch_out or llm.batch_in or llm.batch_submit
+        self.max_attempts = llm.max_attempts if again else 1
 
-    def recorded(self, pending: list[Request]) -> None:
-        """Commit the recorded reply of every pending request."""
-        path = Path(self.llm.recorded_replies) if self.llm.recorded_replies else DEFAULT_REPLIES
-        for request, body in recorded_replies(path, pending):
-            self._commit(request, body, "recorded")
-
-    def batches(self, pending: list[Request]) -> None:
-        """Commit what the result files hold of the pending requests."""
-        for request, body in read_batches(self.llm.batch_in, {request.id: request for request in pending}):
-            if not self.journal.has_reply(request, body):
-                self._commit(request, body, "batch")
-
-    async def live(self, pending: list[tuple[Request, str | None]]) -> None:
-        """Ask the endpoint, and ask again what could not be parsed, up to `max_attempts` replies a request."""
-        from dataset_builder.live_llm import LiveLLM
-
-        limit = self.llm.max_cost_usd
-        llm = LiveLLM(self.llm, stop=lambda: limit is not None and self.spent_usd >= limit)
-        for attempt in range(self.llm.max_attempts):
-            if attempt:
-                pending = list(self.journal.pending((request for request, _ in pending), self.llm.max_attempts))
-            if not pending or llm.stop():
-                break
-            llm.unanswered = 0  # those of the round before are among the pending of this one
-            async with contextlib.aclosing(llm.answers(_prompts(pending))) as answers:
-                await self._commit_all(answers)
-        if llm.unanswered:
-            print(f"{self.label}: {llm.unanswered:,} requests got no answer; run again to ask them", file=sys.stderr)
-
-    async def _commit_all(self, answers: AsyncIterator[tuple[Request, Any]]) -> None:
-        async for request, answer in answers:
-            if isinstance(answer, dict):
-                self._commit(request, answer, "live")
-                continue
-            self.journal.add_failure(request, *answer)
-            self.progress.unusable["refused"] += 1
-            if self.progress.unusable["refused"] >= _MAX_REFUSED and not self.progress.num_replies:
-                raise RunError(
-                    f"The endpoint refused the first {_MAX_REFUSED} requests, the last one with HTTP {answer[0]}: {answer[1]}. "
-                    "Change the setting that it does not take, and ask again with --retry_refused."
+    def ask(self, planned: Callable[[], Iterator[Pending]]) -> str:
+        """Ask what is missing of the plan, in the way that the settings say; return a sentence on where it stands."""
+        llm = self.llm
+        if llm.retry_refused:
+            self.journal.forget_failures()
+        self.progress = Progress(self.step, self.total, self.journal.tally(self.step, self.num_requests).usable)
+        if llm.batch_out:
+            files = write_batch(Path(llm.batch_out), self.step, _prompts(self._pending(planned())), llm)
+            if files:
+                names = ", ".join(str(file.path) for file in files)
+                num = sum(file.num_requests for file in files)
+                return (
+                    f"{num:,} requests in {names}; have them answered, then run `{self.step}` with --batch_in RESULTS"
                 )
+        elif llm.batch_in:
+            self._ingest(planned, (pair for name in llm.batch_in for pair in read_batch_output(Path(name))), "batch_in")
+        elif llm.batch_submit:
+            self._submit(planned)
+        elif llm.llm == "recorded":
+            path = Path(llm.recorded_replies) if llm.recorded_replies else DEFAULT_REPLIES
+            self._check_recording(path, planned)
+            self._ingest(planned, read_batch_output(path), "recorded")
+        else:
+            asyncio.run(self._live(planned))
+        return self._summary()
 
-    def _commit(self, request: Request, body: dict[str, Any], source: str) -> None:
-        rejection = _rejection(body, request)
-        counts = token_counts(body)
-        tokens_in, tokens_out = (count or 0 for count in counts)
-        cost_usd = endpoint_of(request.id, self.llm.endpoints()).cost_usd(*counts)
-        self.spent_usd += cost_usd or 0.0
-        self.journal.add_reply(request, source, body, usable=rejection is None, cost_usd=cost_usd)
-        self.progress.reply(rejection.reason if rejection else None, tokens_in + tokens_out, cost_usd)
-        if source not in ("recorded", "batch") and self.llm.max_cost_usd is not None and counts == (None, None):
+    def _pending(self, planned: Iterable[Pending]) -> Iterator[Pending]:
+        """Note the planned requests, some hundred at a time, and yield those that are to be asked."""
+        for chunk in chunks(planned, 100):
+            self.journal.plan(chunk)
+            yield from self.journal.pending([request.id for request, _ in chunk], self.max_attempts)
+
+    def _check_recording(self, path: Path, planned: Callable[[], Iterator[Pending]]) -> None:
+        missing = {request.id for request, _ in self._pending(planned())}
+        num_open = len(missing)
+        missing -= {custom_id for custom_id, _ in read_batch_output(path)} if missing else set()
+        if missing:
+            raise InputError(
+                f"{path} has no reply to {len(missing):,} of the {num_open:,} requests that are still open, among them "
+                f"'{min(missing)}'; record them too, lower --num_examples, or ask an endpoint with --llm live."
+            )
+
+    def _ingest(
+        self, planned: Callable[[], Iterator[Pending]], replies: Iterable[tuple[str, object]], source: str
+    ) -> None:
+        """Commit those of the replies, or refusals, that are to requests which are still open."""
+        num_open = sum(1 for _ in self._pending(planned())) if source == "batch_in" else 0
+        num_found = 0
+        for chunk in chunks(replies):
+            open_requests = {r.id: r for r, _ in self.journal.pending([id_ for id_, _ in chunk], self.max_attempts)}
+            outcomes = []
+            for id_, answer in chunk:
+                if isinstance(answer, tuple) and id_ in open_requests:
+                    outcomes.append(Outcome(open_requests.pop(id_).id, refusal=answer))
+                elif isinstance(answer, dict) and (request := open_requests.pop(id_, None)):
+                    num_found += 1
+                    outcome = reply_outcome(request, answer)
+                    if source == "recorded" or not self.journal.has_reply(outcome):
+                        outcomes.append(outcome)
+            self._count(outcomes)
+            self._commit(outcomes, source)
+        if num_open and not num_found:
+            raise InputError(
+                f"`batch_in` has no reply to any of the {num_open:,} requests that are still open, such as "
+                f"'{next(self._pending(planned()))[0].id}'; give the result files of this plan's own batches."
+            )
+
+    def _submit(self, planned: Callable[[], Iterator[Pending]]) -> None:
+        """Take what submitted batches answered, then submit what is missing, up to `max_attempts` times."""
+        from dataset_builder.batch_api import BatchAPI
+
+        api = BatchAPI(self.llm, self.journal, self.journal.path.parent / "batches", self.step)
+        self._ingest(planned, api.results(), "batch")
+        for _ in range(self.llm.max_attempts):
+            if self._is_over_budget() or not api.submit(_prompts(self._pending(planned()))):
+                break
+            self._ingest(planned, api.results(), "batch")
+
+    async def _live(self, planned: Callable[[], Iterator[Pending]]) -> None:
+        """Ask the endpoints, and ask again what could not be parsed, up to `max_attempts` replies a request."""
+        num_unanswered = 0
+        for attempt in range(self.llm.max_attempts):
+            pending = self._pending(planned()) if attempt == 0 else self._open()
+            if self._is_over_budget() or (first := next(pending, None)) is None:
+                break
+            num_unanswered = await self._live_round(_chain(first, pending))
+        if num_unanswered:
+            print(f"{self.step}: {num_unanswered:,} requests got no answer; run again to ask them", file=sys.stderr)
+
+    def _open(self) -> Iterator[Pending]:
+        yield from self.journal.pending(self.journal.ids(self.step, self.num_requests), self.max_attempts)
+
+    async def _live_round(self, pending: Iterator[Pending]) -> int:
+        """Ask each of the pending requests once; return how many got no answer."""
+        from dataset_builder.live_llm import LiveLLM
+        from dataset_builder.workers import LLMWorkers
+
+        num_unanswered = 0
+        kind = LiveLLM if self.llm.num_workers == 1 else LLMWorkers
+        async with kind(self.llm, pending, self._count_one) as llm:
+            try:
+                while outcomes := await llm.take():
+                    num_unanswered += sum(outcome.body is None and outcome.refusal is None for outcome in outcomes)
+                    await asyncio.to_thread(self._commit, outcomes, "live")
+                    self._check_endpoint(outcomes)
+                    await asyncio.sleep(_COMMIT_EVERY_S)
+            finally:  # Ctrl-C or an error: what had arrived is kept
+                self._commit(llm.taken(), "live")
+        return num_unanswered
+
+    def _count(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            self._count_one(outcome)
+
+    def _count_one(self, outcome: Outcome) -> bool:
+        """Count an outcome as it arrives; return whether the money is spent."""
+        if outcome.body is not None:
+            cost_usd, reason = self._cost_usd(outcome), outcome.rejection.reason if outcome.rejection else None
+            self.spent_usd += cost_usd or 0.0
+            self.progress.reply(reason, (outcome.prompt_tokens or 0) + (outcome.completion_tokens or 0), cost_usd)
+        elif outcome.refusal is not None:
+            self.progress.unusable["refused"] += 1
+        return self._is_over_budget()
+
+    def _cost_usd(self, outcome: Outcome) -> float | None:
+        endpoint = endpoint_of(outcome.request_id, self.endpoints)
+        return endpoint.cost_usd(outcome.prompt_tokens, outcome.completion_tokens)
+
+    def _is_over_budget(self) -> bool:
+        return self.llm.max_cost_usd is not None and self.spent_usd >= self.llm.max_cost_usd
+
+    def _commit(self, outcomes: list[Outcome], source: str) -> None:
+        if outcomes:
+            self.journal.add_outcomes(outcomes, source, self._cost_usd)
+
+    def _check_endpoint(self, outcomes: list[Outcome]) -> None:
+        """Stop where going on would only burn money: refused settings, or a cost limit without token counts."""
+        refusals = [outcome.refusal for outcome in outcomes if outcome.refusal is not None]
+        if refusals and self.progress.unusable["refused"] >= _MAX_REFUSED and not self.progress.num_replies:
+            status, message = refusals[-1]
+            raise RunError(
+                f"The endpoint refused the first {_MAX_REFUSED} requests, the last one with HTTP {status}: {message}. "
+                "Change the setting that it does not take, and ask again with --retry_refused."
+            )
+        uncounted = any(o.body is not None and (o.prompt_tokens, o.completion_tokens) == (None, None) for o in outcomes)
+        if uncounted and self.llm.max_cost_usd is not None:
             raise RunError(
                 "`max_cost_usd` is given but the endpoint reports no token counts, so the cost cannot be known; leave the "
                 "limit away, or set one at your provider."
             )
 
+    def _summary(self) -> str:
+        tally, spent = self.journal.tally(self.step, self.num_requests), self.journal.spent()
+        if self.progress.num_replies or self.progress.unusable:
+            self.progress.show()
+        elif tally.answered + tally.refused >= self.total:
+            what = f"{tally.refused:,} of {self.total:,} requests were refused" if tally.refused else ""
+            what = what or f"all {self.total:,} requests are in the journal"
+            print(f"{self.step}: nothing to ask, {what}", file=sys.stderr)
+        text, unanswered = f"{tally.usable:,} of {self.total:,} replies usable", self.total - tally.answered
+        if unanswered:
+            text += f", {unanswered:,} unanswered" + (f" ({tally.refused:,} refused)" if tally.refused else "")
+        if spent.cost_usd is not None:
+            text += f", ${spent.cost_usd:,.2f} spent"
+            if self._is_over_budget() and unanswered:
+                raise RunError(f"Stopped at max_cost_usd {self.llm.max_cost_usd}: {text}. Raise it to go on.")
+        if tally.refused and (failure := self.journal.failure()):
+            status, message = failure
+            print(
+                f"refused with HTTP {status}: {message}; --retry_refused asks refused requests again", file=sys.stderr
+            )
+        if self.total and not tally.usable:
+            raise RunError(f"No reply could be used: {text}. The first reason: {self._first_reason()}.")
+        return text
 
-def _prompts(pending: list[tuple[Request, str | None]]) -> Iterator[tuple[Request, str]]:
+    def _first_reason(self) -> str:
+        for subgroup, num in self.num_requests.items():
+            for entry in self.journal.entries(self.step, subgroup, 0, num):
+                if entry.body is not None and (rejection := reply_outcome(entry.request, entry.body).rejection):
+                    return f"{rejection.reason}, {rejection.detail}"
+        return "no answer"
+
+
+def _chain(first: Pending, rest: Iterator[Pending]) -> Iterator[Pending]:
+    yield first
+    yield from rest
+
+
+def _prompts(pending: Iterable[Pending]) -> Iterator[tuple[Request, str]]:
     for request, task in pending:
         yield request, render(request.prompt, request.attributes, task)

@@ -1,20 +1,18 @@
-"""Batches: request files out, result files in, in the format of the OpenAI Batch API and of `vllm run-batch`."""
+"""Batches: request files in the format of the OpenAI Batch API and of `vllm run-batch`."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from dataset_builder.completion import completion_request, endpoint_of, require_endpoints
-from dataset_builder.errors import InputError
 from dataset_builder.llm_config import Endpoint, LLMArguments
 from dataset_builder.plan import Request
-from dataset_builder.recorded_llm import read_batch_output
 
 MAX_REQUESTS, MAX_BYTES = 50_000, 200_000_000
 """What the OpenAI Batch API takes in one file."""
@@ -73,25 +71,3 @@ def _name(step: str, endpoint: Endpoint, endpoints: list[Endpoint], files: list[
         return f"{step}-{number:05d}.jsonl"
     model = re.sub(r"[^\w.-]+", "-", endpoint.model)
     return f"{step}-{endpoints.index(endpoint)}-{model}-{number:05d}.jsonl"
-
-
-def read_batches(files: list[str], wanted: dict[str, Request]) -> Iterator[tuple[Request, dict[str, Any]]]:
-    """Yield the reply to every wanted request that stands in one of the files, once, in the order of the files.
-
-    Failed and expired requests, replies to others and repeated replies are passed over; their requests stay open, and
-    what was found is taken out of `wanted`.
-
-    Raises:
-        InputError: if a file cannot be read, or none of them answers any request of this plan.
-    """
-    num_wanted, num_found, example = len(wanted), 0, next(iter(wanted), "")
-    for name in files:
-        for custom_id, body in read_batch_output(Path(name)):
-            if request := wanted.pop(custom_id, None):
-                num_found += 1
-                yield request, body
-    if num_wanted and not num_found:
-        raise InputError(
-            f"`batch_in` has no reply to any of the {num_wanted:,} requests that are still open, such as "
-            f"'{example}'; give the result files of this plan's own batches."
-        )

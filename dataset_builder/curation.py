@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dataset_builder.config import CurationArguments
-from dataset_builder.journal import Entry, token_counts
+from dataset_builder.journal import Entry
 from dataset_builder.language_check import wrong_language
+from dataset_builder.outcome import token_counts
 from dataset_builder.parsing import Rejection, check_reply, parse_example, parse_tasks, reply_text
 from dataset_builder.schema import BRAINSTORMED, FIXED_INSTRUCTIONS, SUBGROUPS, Subgroup
 

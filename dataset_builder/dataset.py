@@ -14,16 +14,17 @@ from typing import Any
 from datasets import Dataset, Features, Value
 from datasets.utils.logging import disable_progress_bar
 
-from dataset_builder.asking import journal_path, read_tasks
+from dataset_builder.asking import journal_path
 from dataset_builder.card import dataset_card, with_repo
 from dataset_builder.config import CurationArguments, DatasetHubArguments, PlanArguments
 from dataset_builder.curation import Curated, Row, curate_entries, rejected_brainstorms, superseded_rows, task_rows
 from dataset_builder.errors import InputError, RunError
 from dataset_builder.journal import Entry, Journal
-from dataset_builder.plan import brainstorm_requests, generate_requests
+from dataset_builder.plan import num_brainstorms, num_examples_by_subgroup
 from dataset_builder.progress import counts
 from dataset_builder.publish import publish_with_card
 from dataset_builder.schema import COLUMNS, TASK_COLUMNS
+from dataset_builder.tasks import read_tasks
 
 FEATURES = Features({name: Value("string") for name in COLUMNS})
 TASK_FEATURES = Features({name: Value("int64" if name == "num_examples" else "string") for name in TASK_COLUMNS})
@@ -41,14 +42,14 @@ def curate(plan: PlanArguments, arguments: CurationArguments) -> str:
         RunError: if no reply became an example.
     """
     with Journal(journal_path(plan), plan.identity(), write=False) as journal:
-        curated = curate_entries(journal.entries(generate_requests(plan)), arguments)
+        curated = curate_entries(_all(journal.entries, "generate", num_examples_by_subgroup(plan)), arguments)
         tasks = read_tasks(plan, journal)
         num_kept = sum(1 for _ in curated.rows())
         beyond = journal.num_answered("generate") - num_kept - len(curated.rejected)
         curated.tasks = task_rows(_with_tasks(journal, plan, tasks.lists), curated)
-        curated.rejected += rejected_brainstorms(journal.entries(brainstorm_requests(plan)))
-        superseded = superseded_rows(journal.superseded(brainstorm_requests(plan)))
-        superseded += superseded_rows(journal.superseded(generate_requests(plan)))
+        curated.rejected += rejected_brainstorms(_all(journal.entries, "brainstorm", num_brainstorms(plan)))
+        superseded = superseded_rows(_all(journal.superseded, "brainstorm", num_brainstorms(plan)))
+        superseded += superseded_rows(_all(journal.superseded, "generate", num_examples_by_subgroup(plan)))
     reasons = counts(Counter(row["reason"] for row in curated.rejected))
     if not num_kept:
         if not curated.rejected:
@@ -93,8 +94,13 @@ def push_dataset(plan: PlanArguments, arguments: DatasetHubArguments) -> str:
 def _with_tasks(
     journal: Journal, plan: PlanArguments, lists: dict[Any, list[list[str]]]
 ) -> Iterator[tuple[Entry, list[str]]]:
-    for entry in journal.entries(brainstorm_requests(plan)):
+    for entry in _all(journal.entries, "brainstorm", num_brainstorms(plan)):
         yield entry, lists[entry.request.subgroup][entry.request.index]
+
+
+def _all(read: Any, step: str, nums: dict[Any, int]) -> Iterator[Entry]:
+    for subgroup, num in nums.items():
+        yield from read(step, subgroup, 0, num)
 
 
 def _replace_folder(folder: Path, write: Any) -> None:

@@ -62,12 +62,23 @@ def generate_requests(arguments: PlanArguments) -> Iterator[Request]:
         counts[subgroup] += 1
 
 
+def num_examples_by_subgroup(arguments: PlanArguments) -> dict[Subgroup, int]:
+    """Return how many generate requests each subgroup has, in the order of the subgroups."""
+    counts = Counter(subgroup_sequence(arguments.subgroup_weights, arguments.num_examples))
+    return {subgroup: counts[subgroup] for subgroup in arguments.subgroup_weights if counts[subgroup]}
+
+
+def num_brainstorms(arguments: PlanArguments) -> dict[Subgroup, int]:
+    """Return how many brainstorm requests each subgroup has: as many as the planned examples need."""
+    counts = num_examples_by_subgroup(arguments)
+    num_tasks = {s: math.ceil(counts[s] / arguments.examples_per_task) for s in BRAINSTORMED if s in counts}
+    return {subgroup: math.ceil(num / arguments.tasks_per_brainstorm) for subgroup, num in num_tasks.items()}
+
+
 def brainstorm_requests(arguments: PlanArguments) -> Iterator[Request]:
     """Yield the requests for tasks: as many as the planned examples need."""
-    counts = Counter(subgroup_sequence(arguments.subgroup_weights, arguments.num_examples))
-    for subgroup in BRAINSTORMED:
-        num_tasks = math.ceil(counts[subgroup] / arguments.examples_per_task)
-        for index in range(math.ceil(num_tasks / arguments.tasks_per_brainstorm)):
+    for subgroup, num in num_brainstorms(arguments).items():
+        for index in range(num):
             rng = random.Random(f"{arguments.seed}/{subgroup}/brainstorm/{index}")
             prompt = rng.choice(variants(subgroup, "brainstorm"))
             attributes = {"num_tasks": arguments.tasks_per_brainstorm}

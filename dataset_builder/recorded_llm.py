@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from dataset_builder.errors import InputError
-from dataset_builder.plan import Request
 
 RECORDED_DIR = Path(__file__).parent / "recorded"
 DEFAULT_REPLIES = RECORDED_DIR / "demo.jsonl.gz"
@@ -51,21 +50,3 @@ def read_batch_output(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield custom_id, body
         except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise InputError(f"{path} cannot be read as a batch output file ({error}); is the copy complete?") from None
-
-
-def recorded_replies(path: Path, pending: list[Request]) -> Iterator[tuple[Request, dict[str, Any]]]:
-    """Yield the recorded reply of every pending request, in the order of the file.
-
-    Raises:
-        InputError: if a request has no reply in the file; nothing is yielded then.
-    """
-    wanted = {request.id: request for request in pending}
-    missing = wanted.keys() - {custom_id for custom_id, _ in read_batch_output(path)}
-    if missing:
-        raise InputError(
-            f"{path} has no reply to {len(missing):,} of the {len(wanted):,} requests that are still open, among them "
-            f"'{min(missing)}'; record them too, lower --num_examples, or ask an endpoint with --llm live."
-        )
-    for custom_id, body in read_batch_output(path):
-        if request := wanted.pop(custom_id, None):
-            yield request, body
