@@ -1,4 +1,4 @@
-"""The dataset card: made from the curated rows and the recipe alone, so that no number in it is typed by hand."""
+"""The dataset card: made from the counts of the curated rows and the recipe alone, so that no number in it is typed by hand."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from dataset_builder.checks import Row
+from dataset_builder.composition import Composition
 from dataset_builder.config import CurationArguments
-from dataset_builder.curation import REASONS, Curated, Row
+from dataset_builder.curation import REASONS
 from dataset_builder.languages import LANGUAGES
+from dataset_builder.plots import plot_languages, plot_lengths
 from dataset_builder.schema import SUBGROUPS, Subgroup
 
 TEMPLATE = Path(__file__).parent / "dataset_card.md"
@@ -33,24 +36,26 @@ def size_category(num_rows: int) -> str:
     return next((name for limit, name in _SIZES if num_rows < limit), "10M<n<100M")
 
 
-def card_data(folder: Path, curated: Curated, arguments: CurationArguments) -> DatasetCardData:
+def card_data(folder: Path, composition: Composition, arguments: CurationArguments) -> DatasetCardData:
     """Return the card's YAML; its `configs` are read from the parquet files that lie in `folder`."""
     names = sorted({path.parent.name for path in folder.glob("*/*.parquet")})
     configs: list[dict[str, Any]] = []
     for name in (*(s for s in SUBGROUPS if s in names), *(["tasks"] if "tasks" in names else [])):
-        files = [(s, p.name) for s in ("train", "test") for p in sorted((folder / name).glob(f"{s}-*.parquet"))]
-        configs.append(
-            {"config_name": name, "data_files": [{"split": s, "path": f"{name}/{file}"} for s, file in files]}
-        )
+        paths = {
+            s: [f"{name}/{p.name}" for p in sorted((folder / name).glob(f"{s}-*.parquet"))] for s in ("train", "test")
+        }
+        data_files = [
+            {"split": s, "path": found[0] if len(found) == 1 else found} for s, found in paths.items() if found
+        ]
+        configs.append({"config_name": name, "data_files": data_files})
     configs[0]["default"] = True
-    codes = sorted({code for row in curated.rows() for code in (row["language"], row["positive_language"])})
     return DatasetCardData(
-        language=codes,
+        language=sorted(composition.languages),
         license=arguments.dataset_license,
         annotations_creators=["machine-generated"],
         language_creators=["machine-generated"],
         multilinguality=["multilingual", "translation"] if "bitext" in names else ["multilingual"],
-        size_categories=[size_category(sum(1 for _ in curated.rows()))],
+        size_categories=[size_category(composition.num_kept)],
         source_datasets=["original"],
         task_categories=["sentence-similarity", "text-retrieval", "text-classification"],
         pretty_name=arguments.dataset_title,
@@ -60,46 +65,58 @@ def card_data(folder: Path, curated: Curated, arguments: CurationArguments) -> D
 
 
 def dataset_card(
-    folder: Path, curated: Curated, recipe: dict[str, Any], arguments: CurationArguments, run_dir: Path
+    folder: Path,
+    composition: Composition,
+    num_tasks: int,
+    recipe: dict[str, Any],
+    arguments: CurationArguments,
+    run_dir: Path,
 ) -> str:
-    """Return the README.md of the dataset folder.
+    """Return the README.md of the dataset folder, and draw its plots into `folder/plots`.
 
     Args:
         folder: the dataset folder, with its parquet files written.
-        curated: what lies in them, and what was rejected.
-        recipe: the settings that the plan follows from.
-        arguments: licence, title and note.
+        composition: what lies in them, and what was rejected.
+        num_tasks: distinct brainstormed tasks.
+        recipe: the settings that the plan and the curation follow from.
+        arguments: licence, title, note, and which checks were on.
         run_dir: the run folder; its dataset is what the loading example loads until the dataset is pushed.
     """
-    rows = list(curated.rows())
+    subgroups = [s for s in SUBGROUPS if s in composition.tasks_of or composition.num_rejected(s)]
+    (folder / "plots").mkdir(exist_ok=True)
+    plot_languages(composition.languages, folder / "plots" / "languages.png")
+    plot_lengths(composition.lengths, folder / "plots" / "lengths.png")
     card = DatasetCard.from_template(
-        card_data(folder, curated, arguments),
+        card_data(folder, composition, arguments),
         template_path=str(TEMPLATE),
         title=arguments.dataset_title,
         note=arguments.dataset_note,
         repo=(run_dir / "dataset").as_posix(),
-        num_rows=len(rows),
-        num_by_split={name: sum(len(s[name]) for s in curated.examples.values()) for name in ("train", "test")},
-        first=next((s, split) for split in ("train", "test") for s, rows_ in curated.examples.items() if rows_[split]),
+        num_rows=composition.num_kept,
+        num_tasks=num_tasks,
+        num_by_split={name: composition.num_by_split(name) for name in ("train", "test")},
+        first=next((s, split) for split in ("train", "test") for s in SUBGROUPS if composition.examples[s, split]),
         composition=[
             {
                 "subgroup": subgroup,
                 "description": DESCRIPTIONS[subgroup],
-                "train": len(splits["train"]),
-                "test": len(splits["test"]),
-                "tasks": len({row["task_id"] for s in splits.values() for row in s}),
-                "rejected": sum(row["subgroup"] == subgroup for row in curated.rejected),
+                "train": composition.examples[subgroup, "train"],
+                "test": composition.examples[subgroup, "test"],
+                "tasks": len(composition.tasks_of.get(subgroup, ())),
+                "rejected": composition.num_rejected(subgroup),
             }
-            for subgroup, splits in curated.examples.items()
+            for subgroup in subgroups
         ],
-        languages=_languages(rows),
-        scripts=len({LANGUAGES[code].script for code, *_ in _languages(rows)}),
-        reasons=[(r, n, REASONS[r]) for r, n in _by_count(row["reason"] for row in curated.rejected)],
-        models=_by_count(row["model"] for row in rows),
-        prompts=_by_count(row["prompt"] for row in rows),
-        curated=curated,
+        languages=_languages(composition.languages),
+        scripts=len({LANGUAGES[code].script for code in composition.languages}),
+        reasons=[(r, n, REASONS[r]) for r, n in _by_count(composition.reasons)],
+        models=_by_count(composition.models),
+        prompts=_by_count(composition.prompts),
+        curated=composition,
+        arguments=arguments,
+        overlaps=_by_count(Counter(overlap.task for overlap in composition.overlaps)),
         recipe=yaml.safe_dump(recipe, default_flow_style=None, sort_keys=True, width=110).strip(),
-        samples=_samples(curated),
+        samples=[(s, _sample(composition.samples[s])) for s in SUBGROUPS if s in composition.samples],
     )
     return str(card).rstrip() + "\n"
 
@@ -109,31 +126,18 @@ def with_repo(card: str, repo: str) -> str:
     return re.sub(r'load_dataset\("[^"]*"', f'load_dataset("{repo}"', card)
 
 
-def _languages(rows: list[Row]) -> list[tuple[str, str, str, int]]:
+def _languages(counter: Counter[str]) -> list[tuple[str, str, str, int]]:
     """(code, name, script, number of examples with a text in it), the most frequent first."""
-    counter = Counter(code for row in rows for code in {row["language"], row["positive_language"]})
-    return [
-        (code, LANGUAGES[code].name, LANGUAGES[code].script, n)
-        for code, n in sorted(counter.items(), key=lambda item: (-item[1], item[0]))
-    ]
+    return [(code, LANGUAGES[code].name, LANGUAGES[code].script, n) for code, n in _by_count(counter)]
 
 
-def _by_count(values: Any) -> list[tuple[str, int]]:
-    return sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
+def _by_count(counter: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counter.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _samples(curated: Curated) -> list[tuple[Subgroup, dict[str, str]]]:
-    """Of each subgroup the English example with the shortest texts (else the shortest of all), long texts cut."""
-    samples = []
-    names = ("instruction", "query", "positive", "negative")
-    for subgroup, splits in curated.examples.items():
-        rows = [row for name in ("train", "test") for row in splits[name]]
-        if rows:
-            row = min(
-                rows, key=lambda row: (row["language"] != "en", sum(len(row[name] or "") for name in names), row["id"])
-            )
-            samples.append((subgroup, {name: _shortened(row[name]) for name in names if row[name]}))
-    return samples
+def _sample(row: Row) -> dict[str, str]:
+    """The texts of an example, long ones cut."""
+    return {name: _shortened(row[name]) for name in ("instruction", "query", "positive", "negative") if row[name]}
 
 
 def _shortened(text: str, limit: int = 280) -> str:

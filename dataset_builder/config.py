@@ -153,6 +153,15 @@ class CurationArguments:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
 
+    def settings(self) -> dict[str, Any]:
+        """What decides which examples are kept, and in which split; for the card."""
+        names = ["test_size", "check_language", "language_identifier", "max_length_factor", "near_duplicate_threshold"]
+        if self.contamination_tasks:
+            names += ["contamination_tasks", "contamination_ngram"]
+        if self.consistency_model:
+            names += ["consistency_model", "consistency_top_k"]
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass
 class DatasetHubArguments(HubArguments):

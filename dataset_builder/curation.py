@@ -1,25 +1,28 @@
-"""The verb `curate`: from the journal's replies to examples, each rejection with a reason.
+"""From the journal's replies to examples, each rejection with a reason.
 
-Curation is a pure function of journal and recipe: requests are read in the order of the plan, whatever the order in
-which their replies arrived, so that the same replies always give the same bytes.
+Curation is a pure function of journal and recipe: requests are read in the order of the plan, whatever the order in which
+their replies arrived, and in pieces whose borders depend on nothing else, so that the same replies always give the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
+from dataset_builder.checks import Row, check_row, normalize, normals
 from dataset_builder.config import CurationArguments
+from dataset_builder.contamination import Overlap, TestSets
+from dataset_builder.duplicates import NUM_HASHES, Keys, Signatures, exact_key, signature
 from dataset_builder.journal import Entry
-from dataset_builder.language_check import wrong_language
 from dataset_builder.outcome import token_counts
 from dataset_builder.parsing import Rejection, check_reply, parse_example, parse_tasks, reply_text
-from dataset_builder.schema import BRAINSTORMED, FIXED_INSTRUCTIONS, SUBGROUPS, Subgroup
+from dataset_builder.schema import BRAINSTORMED, COLUMNS, FIXED_INSTRUCTIONS, TEXT_COLUMNS, Subgroup
 
 REASONS = {
     "empty": "no text",
@@ -28,49 +31,21 @@ REASONS = {
     "json": "no complete JSON",
     "schema": "a key missing or of the wrong type",
     "characters": "control characters or broken Unicode",
+    "boilerplate": "the LLM speaks of itself or of its order, or left a placeholder",
     "copy": "two of the texts are the same, or positive or negative holds the whole query",
     "leak": "the label stands in the text",
-    "language": "surely another language than the one asked for",
-    "duplicate": "query or positive occurred before",
+    "num_words": "far longer or shorter than asked",
+    "language": "surely another language or script than the one asked for",
+    "contamination": "overlaps with the test set of an evaluation task",
+    "duplicate": "query or positive occurred before, in nearly the same words",
+    "inconsistent": "an embedding model does not find the positive, or finds the hard negative nearer",
 }
 """All reasons for which a reply becomes no example, with what they mean."""
 
-Row = dict[str, Any]
+SCHEMA = pa.schema([(name, pa.string()) for name in (*COLUMNS, "reply")])
+"""Of the rows on their way to the dataset: its columns, and the LLM's own words, in case they are rejected later."""
+
 Split = str
-
-
-@dataclass
-class Curated:
-    """Examples by subgroup and split, tasks, rejected replies, and the counts that the card shows."""
-
-    examples: dict[Subgroup, dict[Split, list[Row]]] = field(default_factory=dict)
-    tasks: list[Row] = field(default_factory=list)
-    rejected: list[Row] = field(default_factory=list)
-    num_unanswered: Counter[Subgroup] = field(default_factory=Counter)
-    prompt_tokens: int | None = None  # None: no reply reported its tokens
-    completion_tokens: int | None = None
-    cost_usd: float | None = None
-
-    def rows(self) -> Iterator[Row]:
-        """Yield all examples, by subgroup and split."""
-        for splits in self.examples.values():
-            for rows in splits.values():
-                yield from rows
-
-
-def normalize(text: str) -> str:
-    """Return `text` without case, punctuation and spacing, for comparing.
-
-    Marks stay (without its vowel signs a Hindi word is another one), and so do symbols and the sign of a number.
-    """
-    text = unicodedata.normalize("NFKC", text).casefold()
-    kept = (
-        char
-        if unicodedata.category(char)[0] in "LMNS" or (char == "-" and after.isdigit() and not before.isalnum())
-        else " "
-        for before, char, after in zip(" " + text, text, text[1:] + " ", strict=False)
-    )
-    return " ".join("".join(kept).split())
 
 
 def task_id(subgroup: Subgroup, task: str) -> str:
@@ -78,9 +53,17 @@ def task_id(subgroup: Subgroup, task: str) -> str:
     return f"{subgroup}-{hashlib.sha256(normalize(task).encode()).hexdigest()[:12]}"
 
 
-def split_of(row: Row, subgroup: Subgroup, test_size: float) -> Split:
-    """Return 'test' or 'train', by a hash of the task; sts and bitext, with one task each, are split by example."""
+def split_of(row: Row, subgroup: Subgroup, test_size: float, kinds: Mapping[str, str] | None = None) -> Split:
+    """Return 'test' or 'train', by a hash of the task; sts and bitext, with one task each, are split by example.
+
+    Args:
+        row: the example.
+        subgroup: its subgroup.
+        test_size: share of the tasks that goes to the test split.
+        kinds: {task id: id of the task that it nearly repeats}: both go to the same split.
+    """
     key = row["task_id"] if subgroup in BRAINSTORMED else row["id"]
+    key = (kinds or {}).get(key, key)
     share = int.from_bytes(hashlib.sha256(f"split/{key}".encode()).digest()[:8]) / 2**64
     return "test" if share < test_size else "train"
 
@@ -105,120 +88,100 @@ def example_row(entry: Entry) -> Row | Rejection:
         "positive_language": request.attributes.get("positive_language", language),
         "id": request.id,
         "task_id": task_id(request.subgroup, instruction),
-        "model": _model(entry),
+        "model": model_name(entry),
         "prompt": request.prompt,
         "attributes": json.dumps(attributes, ensure_ascii=False, sort_keys=True),
     }
 
 
-def check_row(row: Row, subgroup: Subgroup, *, check_language: bool = True) -> Rejection | None:
-    """Return why a row by itself is no good example, or None."""
-    texts = {name: normalize(row[name]) for name in ("query", "positive", "negative") if row[name] is not None}
-    for name, text in texts.items():
-        if not text:
-            return Rejection("empty", f"{name} has no letters")
-    if rejection := _copies(texts, subgroup):
-        return rejection
-    if not check_language:
-        return None
-    judged: list[tuple[str, str]] = []
-    together: dict[str, str] = {}
-    for name in texts:  # each by itself, and short texts together with the others of their language
-        code = row["language"] if name == "query" else row["positive_language"]
-        judged.append((code, row[name]))
-        together[code] = together.get(code, "") + row[name] + "\n"
-    for code, text in [*judged, *together.items()]:
-        if label := wrong_language(text, code):
-            return Rejection("language", f"asked for {code}, is {label}")
-    return None
+@dataclass
+class Judged:
+    """What became of some consecutive requests of one subgroup, judged one by one.
+
+    Attributes:
+        rows: the examples that passed so far, as `SCHEMA` says.
+        keys: for `query` and, but for long-short, `positive`: the `exact_key` of each row, (rows,).
+        signatures: for the same columns, the `signature` of each row, (rows, NUM_HASHES); None: not wanted.
+        num_words: for each text column, the number of words of each row, (rows,); 0 where there is no text.
+        rejected: rows for `rejected/`.
+        overlaps: what was found of the test sets of evaluation tasks.
+        num_unanswered: requests without a reply.
+        prompt_tokens, completion_tokens, cost_usd: of the replies; None where none tells.
+    """
+
+    rows: pa.Table
+    keys: list[Keys] = field(default_factory=list)
+    signatures: list[Signatures] | None = None
+    num_words: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    rejected: list[Row] = field(default_factory=list)
+    overlaps: list[Overlap] = field(default_factory=list)
+    num_unanswered: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
 
 
-def _copies(texts: dict[str, str], subgroup: Subgroup) -> Rejection | None:
-    pairs = [("positive", "query"), ("negative", "query"), ("negative", "positive")]
-    for one, other in ((one, other) for one, other in pairs if one in texts):
-        if texts[one] == texts[other]:
-            return Rejection("copy", f"{one} equals {other}")
-    for name in ("positive", "negative"):
-        if name not in texts:
-            continue
-        if subgroup == "long-short":
-            edge = "" if _has_no_spaces(texts[name]) else " "
-            if edge + texts[name] + edge in edge + texts["query"] + edge:
-                return Rejection("leak", f"{name} label '{texts[name][:60]}' stands in the text")
-        elif len(texts["query"]) >= 30 and texts["query"] in texts[name]:
-            return Rejection("copy", f"{name} holds the whole query")
-    return None
-
-
-def _has_no_spaces(label: str) -> bool:
-    """Tell whether a label of two letters or more is in a script that writes no spaces between words."""
-    names = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-    return len(label) > 1 and all(unicodedata.name(c, "").startswith(names) for c in label if c != " ")
-
-
-class Duplicates:
-    """Finds queries and positives that occurred before in the subgroup; labels of long-short may recur."""
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[str, str, bytes], str] = {}
-
-    def check(self, row: Row, subgroup: Subgroup) -> Rejection | None:
-        """Return the rejection of a duplicate; a row that is none counts as seen from then on."""
-        names = ("query",) if subgroup == "long-short" else ("query", "positive")
-        keys = [(subgroup, name, hashlib.sha256(normalize(row[name]).encode()).digest()[:16]) for name in names]
-        for key in keys:
-            if first := self._seen.get(key):
-                return Rejection("duplicate", f"{key[1]} of {first}")
-        self._seen.update(dict.fromkeys(keys, str(row["id"])))
-        return None
-
-
-def curate_entries(entries: Iterable[Entry], arguments: CurationArguments) -> Curated:
-    """Turn the entries of all generate requests, in the order of the plan, into examples and rejections."""
-    curated, duplicates = Curated(), Duplicates()
+def judge(
+    entries: Iterable[Entry], subgroup: Subgroup, arguments: CurationArguments, test_sets: TestSets | None
+) -> Judged:
+    """Judge the entries of generate requests of one subgroup, each by itself."""
+    judged, rows = Judged(SCHEMA.empty_table()), []
+    compared = ("query",) if subgroup == "long-short" else ("query", "positive")  # labels may recur
+    wants_signatures = arguments.near_duplicate_threshold < 1
+    keys: list[list[int]] = [[] for _ in compared]
+    signatures: list[list[Signatures]] = [[] for _ in compared]
+    num_words: dict[str, list[int]] = {name: [] for name in TEXT_COLUMNS}
     for entry in entries:
-        request = entry.request
-        splits = curated.examples.setdefault(request.subgroup, {"train": [], "test": []})
         if entry.body is None:
-            curated.num_unanswered[request.subgroup] += 1
+            judged.num_unanswered += 1
             continue
-        _count_usage(curated, entry)
+        _count_usage(judged, entry)
         row = example_row(entry)
-        if not isinstance(row, Rejection):
-            rejection = check_row(row, request.subgroup, check_language=arguments.check_language)
-            rejection = rejection or duplicates.check(row, request.subgroup)
-            if rejection is None:
-                splits[split_of(row, request.subgroup, arguments.test_size)].append(row)
-                continue
-            row = rejection
-        curated.rejected.append(_rejected_row(entry, row))
-    curated.examples = {subgroup: curated.examples[subgroup] for subgroup in SUBGROUPS if subgroup in curated.examples}
-    return curated
+        if isinstance(row, Rejection):
+            judged.rejected.append(rejected_row(entry, row))
+            continue
+        texts = normals(row)
+        rejection = check_row(row, texts, subgroup, entry.request.attributes, arguments)
+        if rejection is None and test_sets is not None:
+            for name, text in texts.items():
+                if found := test_sets.find(text.words):
+                    judged.overlaps.append(Overlap(found[0], subgroup, name, found[1], row["id"]))
+                    rejection = Rejection("contamination", f"{name} has of {found[0]}: '{found[1]}'")
+                    break
+        if rejection is not None:
+            judged.rejected.append(rejected_row(entry, rejection))
+            continue
+        rows.append(row | {"reply": _raw(entry)})
+        for column, name in enumerate(compared):
+            keys[column].append(exact_key(texts[name].text))
+            if wants_signatures:
+                signatures[column].append(signature(texts[name].words))
+        for name in TEXT_COLUMNS:
+            num_words[name].append(len(texts[name].words) if name in texts else 0)
+    judged.rows = pa.Table.from_pylist(rows, SCHEMA)
+    judged.keys = [np.array(column, dtype=np.uint64) for column in keys]
+    if wants_signatures:
+        empty = np.empty((0, NUM_HASHES), np.uint32)
+        judged.signatures = [np.stack(column) if column else empty for column in signatures]
+    judged.num_words = {name: np.array(column, dtype=np.int32) for name, column in num_words.items()}
+    return judged
 
 
-def task_rows(entries: Iterable[tuple[Entry, list[str]]], curated: Curated) -> list[Row]:
-    """Return one row per distinct brainstormed task, with the split and the number of its examples."""
-    used = Counter(row["task_id"] for row in curated.rows())
-    split = {
-        row["task_id"]: name for splits in curated.examples.values() for name, rows in splits.items() for row in rows
+def later_rejection(row: Row, subgroup: Subgroup, rejection: Rejection) -> Row:
+    """Return the row for `rejected/` of an example that passed alone, but not beside the others."""
+    attributes = json.loads(row["attributes"]) | {"language": row["language"]}
+    if row["positive_language"] != row["language"]:
+        attributes["positive_language"] = row["positive_language"]
+    return {
+        "id": row["id"],
+        "subgroup": subgroup,
+        "reason": rejection.reason,
+        "detail": rejection.detail,
+        "task": row["instruction"],
+        "prompt": row["prompt"],
+        "attributes": json.dumps(attributes, ensure_ascii=False, sort_keys=True),
+        "reply": row["reply"],
     }
-    rows: dict[str, Row] = {}
-    for entry, tasks in entries:
-        for task in tasks:
-            id_ = task_id(entry.request.subgroup, task)
-            rows.setdefault(
-                id_,
-                {
-                    "task_id": id_,
-                    "subgroup": entry.request.subgroup,
-                    "task": task,
-                    "split": split.get(id_),
-                    "num_examples": used[id_],
-                    "model": _model(entry),
-                    "prompt": entry.request.prompt,
-                },
-            )
-    return list(rows.values())
 
 
 def rejected_brainstorms(entries: Iterable[Entry]) -> list[Row]:
@@ -228,7 +191,7 @@ def rejected_brainstorms(entries: Iterable[Entry]) -> list[Row]:
         if entry.body is not None:
             parsed = parse_tasks(entry.body, entry.request.attributes["num_tasks"])
             if isinstance(parsed, Rejection):
-                rows.append(_rejected_row(entry, parsed))
+                rows.append(rejected_row(entry, parsed))
     return rows
 
 
@@ -239,21 +202,12 @@ def superseded_rows(entries: Iterable[Entry]) -> list[Row]:
         request = entry.request
         rejection = check_reply(entry.body or {}, request.step, request.subgroup, request.attributes)
         if rejection is not None:
-            rows.append(_rejected_row(entry, Rejection(rejection.reason, f"asked again: {rejection.detail}")))
+            rows.append(rejected_row(entry, Rejection(rejection.reason, f"asked again: {rejection.detail}")))
     return rows
 
 
-def _count_usage(curated: Curated, entry: Entry) -> None:
-    for name, count in zip(("prompt_tokens", "completion_tokens"), token_counts(entry.body or {}), strict=True):
-        if count is not None:
-            setattr(curated, name, (getattr(curated, name) or 0) + count)
-    if entry.cost_usd is not None:
-        curated.cost_usd = (curated.cost_usd or 0.0) + entry.cost_usd
-
-
-def _rejected_row(entry: Entry, rejection: Rejection) -> Row:
-    text = reply_text(entry.body or {})
-    raw = text if isinstance(text, str) else json.dumps(entry.body)
+def rejected_row(entry: Entry, rejection: Rejection) -> Row:
+    """Return the row for `rejected/` of a reply."""
     return {
         "id": entry.request.id,
         "subgroup": entry.request.subgroup,
@@ -262,12 +216,26 @@ def _rejected_row(entry: Entry, rejection: Rejection) -> Row:
         "task": entry.task,
         "prompt": entry.request.prompt,
         "attributes": json.dumps(entry.request.attributes, ensure_ascii=False, sort_keys=True),
-        "reply": _printable(raw),
+        "reply": _raw(entry),
     }
 
 
-def _model(entry: Entry) -> str:
+def model_name(entry: Entry) -> str:
+    """Return the model that the reply says it is from."""
     return _printable(str((entry.body or {}).get("model") or "unknown"))
+
+
+def _count_usage(judged: Judged, entry: Entry) -> None:
+    for name, count in zip(("prompt_tokens", "completion_tokens"), token_counts(entry.body or {}), strict=True):
+        if count is not None:
+            setattr(judged, name, (getattr(judged, name) or 0) + count)
+    if entry.cost_usd is not None:
+        judged.cost_usd = (judged.cost_usd or 0.0) + entry.cost_usd
+
+
+def _raw(entry: Entry) -> str:
+    text = reply_text(entry.body or {})
+    return _printable(text if isinstance(text, str) else json.dumps(entry.body))
 
 
 def _printable(text: str) -> str:

@@ -1,30 +1,35 @@
-"""Writes the dataset folder: the Hub dataset repo exactly as it is pushed, with one config per subgroup and `tasks`."""
+"""The verbs `curate` and `push-dataset`: the Hub dataset repo exactly as it is pushed, one config per subgroup and `tasks`."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset, Features, Value
-from datasets.utils.logging import disable_progress_bar
+from datasets import Features, Value
 
 from dataset_builder.asking import journal_path
 from dataset_builder.card import dataset_card, with_repo
+from dataset_builder.checks import Row, normalize
+from dataset_builder.composition import Composition
 from dataset_builder.config import CurationArguments, DatasetHubArguments, PlanArguments
-from dataset_builder.curation import Curated, Row, curate_entries, rejected_brainstorms, superseded_rows, task_rows
+from dataset_builder.contamination import TestSets, report
+from dataset_builder.curation import Judged, model_name, rejected_brainstorms, superseded_rows, task_id
+from dataset_builder.duplicates import first_of_kind
 from dataset_builder.errors import InputError, RunError
 from dataset_builder.journal import Entry, Journal
+from dataset_builder.parquet import ParquetShards, replace_folder
 from dataset_builder.plan import num_brainstorms, num_examples_by_subgroup
-from dataset_builder.progress import counts
+from dataset_builder.progress import Steps, counts
 from dataset_builder.publish import publish_with_card
-from dataset_builder.schema import COLUMNS, TASK_COLUMNS
-from dataset_builder.tasks import read_tasks
+from dataset_builder.schema import COLUMNS, TASK_COLUMNS, Step, Subgroup
+from dataset_builder.sifting import PIECE, Example, Piece, judged_pieces, sift
+from dataset_builder.tasks import Tasks, read_tasks
+from dataset_builder.words import words
 
 FEATURES = Features({name: Value("string") for name in COLUMNS})
 TASK_FEATURES = Features({name: Value("int64" if name == "num_examples" else "string") for name in TASK_COLUMNS})
@@ -42,36 +47,50 @@ def curate(plan: PlanArguments, arguments: CurationArguments) -> str:
         RunError: if no reply became an example.
     """
     with Journal(journal_path(plan), plan.identity(), write=False) as journal:
-        curated = curate_entries(_all(journal.entries, "generate", num_examples_by_subgroup(plan)), arguments)
-        tasks = read_tasks(plan, journal)
-        num_kept = sum(1 for _ in curated.rows())
-        beyond = journal.num_answered("generate") - num_kept - len(curated.rejected)
-        curated.tasks = task_rows(_with_tasks(journal, plan, tasks.lists), curated)
-        curated.rejected += rejected_brainstorms(_all(journal.entries, "brainstorm", num_brainstorms(plan)))
-        superseded = superseded_rows(_all(journal.superseded, "brainstorm", num_brainstorms(plan)))
-        superseded += superseded_rows(_all(journal.superseded, "generate", num_examples_by_subgroup(plan)))
-    reasons = counts(Counter(row["reason"] for row in curated.rejected))
-    if not num_kept:
-        if not curated.rejected:
-            raise InputError(f"The journal {journal_path(plan)} has no replies; run `embedsmith generate` first.")
-        _replace_folder(
-            plan.run_dir / "rejected", lambda folder: _write_rejected(folder, [*curated.rejected, *superseded])
-        )
+        tasks, num_answered = read_tasks(plan, journal), journal.num_answered("generate")
+        work = plan.run_dir / "curation.partial"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            curation = _Curation(plan, arguments, journal, tasks, work)
+            curation.write()
+            composition = curation.composition
+            beyond = num_answered - composition.num_kept - composition.num_generated_rejected
+            return _finish(plan, arguments, curation, work, max(beyond, 0))
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _finish(plan: PlanArguments, arguments: CurationArguments, curation: _Curation, work: Path, beyond: int) -> str:
+    composition, run = curation.composition, plan.run_dir
+    num_rejected, reasons = composition.rejected.total(), counts(composition.reasons)
+    if not composition.num_kept and not num_rejected:
+        raise InputError(f"The journal {journal_path(plan)} has no replies; run `embedsmith generate` first.")
+    replace_folder(run / "rejected", work / "rejected")
+    if not composition.num_kept:
         raise RunError(
-            f"None of {len(curated.rejected):,} replies became an example ({reasons}); each is in "
-            f"{plan.run_dir / 'rejected'} with its reason. Another --llm_model may do better."
+            f"None of {num_rejected:,} replies became an example ({reasons}); each is in {run / 'rejected'} with its "
+            "reason. Another --llm_model may do better."
         )
-    _replace_folder(plan.run_dir / "rejected", lambda folder: _write_rejected(folder, [*curated.rejected, *superseded]))
-    _replace_folder(plan.run_dir / "dataset", lambda folder: _write_dataset(folder, curated, plan, arguments))
-    text = f"{num_kept:,} examples kept"
-    text += f", {len(curated.rejected):,} replies rejected ({reasons})" if curated.rejected else ", none rejected"
+    folder = work / "dataset"
+    recipe = plan.settings() | {"num_examples": plan.num_examples} | arguments.settings()
+    (folder / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    card = dataset_card(folder, composition, curation.num_tasks, recipe, arguments, run)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    replace_folder(run / "dataset", folder)
+    if curation.test_sets is not None:
+        text = report(curation.test_sets, composition.overlaps)
+        (run / "contamination.md").write_text(text, encoding="utf-8")
+        print(f"curate: overlaps with test sets are in {run / 'contamination.md'}", file=sys.stderr)
+    text = f"{composition.num_kept:,} examples kept"
+    text += f", {num_rejected:,} replies rejected ({reasons})" if num_rejected else ", none rejected"
     if beyond:
         print(
             f"curate: the journal has {beyond:,} more replies, beyond num_examples {plan.num_examples:,}",
             file=sys.stderr,
         )
-    if curated.num_unanswered:
-        text += f", {curated.num_unanswered.total():,} requests unanswered so far"
+    if composition.num_unanswered:
+        text += f", {composition.num_unanswered:,} requests unanswered so far"
     return text
 
 
@@ -91,60 +110,98 @@ def push_dataset(plan: PlanArguments, arguments: DatasetHubArguments) -> str:
     )
 
 
-def _with_tasks(
-    journal: Journal, plan: PlanArguments, lists: dict[Any, list[list[str]]]
-) -> Iterator[tuple[Entry, list[str]]]:
-    for entry in _all(journal.entries, "brainstorm", num_brainstorms(plan)):
-        yield entry, lists[entry.request.subgroup][entry.request.index]
+@dataclass
+class _Curation:
+    """Writes the parquet files of both folders below `work`, and counts what passes by."""
 
+    plan: PlanArguments
+    arguments: CurationArguments
+    journal: Journal
+    tasks: Tasks
+    work: Path
 
-def _all(read: Any, step: str, nums: dict[Any, int]) -> Iterator[Entry]:
-    for subgroup, num in nums.items():
-        yield from read(step, subgroup, 0, num)
+    def write(self) -> None:
+        self.composition, self.num_tasks = Composition(), 0
+        self.test_sets: TestSets | None = None
+        if self.arguments.contamination_tasks:
+            self.test_sets = TestSets.of_tasks(self.arguments.contamination_tasks, self.arguments.contamination_ngram)
+            self.test_sets.save(self.work / "test_sets")
+        num_requests = num_examples_by_subgroup(self.plan)
+        self.steps = Steps("curate", sum(num_requests.values()))
+        kinds = self._kinds()
+        self.composition.num_repeated_tasks = len(kinds)
+        with ParquetShards(self.work / "rejected" / "train", REJECTED_FEATURES, even_if_empty=True) as rejected:
+            for subgroup, num in num_requests.items():
+                self._write_subgroup(subgroup, num, kinds, rejected)
+            brainstorms = rejected_brainstorms(self._entries("brainstorm", num_brainstorms(self.plan)))
+            self.composition.num_generated_rejected = self.composition.rejected.total()
+            self.composition.add_rejected(brainstorms)
+            rejected.extend(brainstorms)
+            for step, nums in (("brainstorm", num_brainstorms(self.plan)), ("generate", num_requests)):
+                rejected.extend(superseded_rows(self._entries(step, nums, superseded=True)))  # type: ignore[arg-type]
+        self._write_tasks()
+        shutil.rmtree(self.work / "test_sets", ignore_errors=True)
 
+    def _write_subgroup(self, subgroup: Subgroup, num: int, kinds: Mapping[str, str], rejected: ParquetShards) -> None:
+        pieces = [
+            Piece(
+                self.journal.path,
+                self.plan.identity(),
+                subgroup,
+                start,
+                min(start + PIECE, num),
+                self.arguments,
+                self.work / "test_sets" if self.test_sets is not None else None,
+            )
+            for start in range(0, num, PIECE)
+        ]
+        folder = self.work / "dataset" / subgroup
+        with ExitStack() as stack:
+            writers = {s: stack.enter_context(ParquetShards(folder / s, FEATURES)) for s in ("train", "test")}
+            judged = judged_pieces(pieces, self.arguments.num_proc)
+            for item in sift(judged, subgroup, self.arguments, kinds, self.work):
+                if isinstance(item, Judged):
+                    self.composition.add_judged(item)
+                    self.composition.add_rejected(item.rejected)
+                    rejected.extend(item.rejected)
+                    self.steps.add(item.rows.num_rows + len(item.rejected) + item.num_unanswered)
+                elif isinstance(item, Example):
+                    self.composition.add(item.row, subgroup, item.split, item.num_words)
+                    writers[item.split].add(item.row)
+                else:
+                    self.composition.add_rejected([item])
+                    rejected.add(item)
 
-def _replace_folder(folder: Path, write: Any) -> None:
-    """Write a folder beside its place and move it there when it is complete."""
-    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write(partial)
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    def _kinds(self) -> dict[str, str]:
+        """{task id: id of the task that it nearly repeats}."""
+        kinds: dict[str, str] = {}
+        for subgroup, lists in self.tasks.lists.items():
+            texts = {task_id(subgroup, task): task for tasks in lists for task in tasks}
+            ids = list(texts)
+            split = [words(normalize(text)) for text in texts.values()]
+            for id_, first in zip(ids, first_of_kind(split, self.arguments.near_duplicate_threshold), strict=True):
+                if ids[first] != id_:
+                    kinds[id_] = ids[first]
+        return kinds
 
+    def _entries(self, step: Step, nums: Mapping[Subgroup, int], *, superseded: bool = False) -> Iterator[Entry]:
+        read = self.journal.superseded if superseded else self.journal.entries
+        for subgroup, num in nums.items():
+            for start in range(0, num, PIECE):
+                yield from read(step, subgroup, start, min(start + PIECE, num))
 
-def _write_dataset(folder: Path, curated: Curated, plan: PlanArguments, arguments: CurationArguments) -> None:
-    for subgroup, splits in curated.examples.items():
-        for split, rows in splits.items():
-            if rows:
-                _write_hashed_parquet(folder / subgroup / f"{split}-00000-of-00001.parquet", rows, FEATURES)
-    if curated.tasks:
-        _write_hashed_parquet(folder / "tasks" / "train-00000-of-00001.parquet", curated.tasks, TASK_FEATURES)
-    recipe = plan.settings() | {"num_examples": plan.num_examples, "test_size": arguments.test_size}
-    (folder / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(dataset_card(folder, curated, recipe, arguments, plan.run_dir), encoding="utf-8")
-
-
-def _write_rejected(folder: Path, rows: list[Row]) -> None:
-    _write_parquet(folder / "train-00000-of-00001.parquet", rows, REJECTED_FEATURES)
-
-
-def _write_hashed_parquet(path: Path, rows: list[Row], features: Features) -> None:
-    """Write a parquet file whose name ends in a digest of its content.
-
-    `datasets` caches a local folder by its name and the `configs` of its README alone, not by the files' content or
-    time: only because the README names the digests, another run or a later one is not taken for the cached one.
-    """
-    _write_parquet(path, rows, features)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    path.rename(path.with_stem(f"{path.stem}-{digest}"))
-
-
-def _write_parquet(path: Path, rows: list[Row], features: Features) -> None:
-    disable_progress_bar()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = {name: [row[name] for row in rows] for name in features}
-    Dataset.from_dict(columns, features=features).to_parquet(path)
+    def _write_tasks(self) -> None:
+        """One row per distinct brainstormed task, with the split and the number of its examples."""
+        composition, seen = self.composition, set[str]()
+        with ParquetShards(self.work / "dataset" / "tasks" / "train", TASK_FEATURES) as writer:
+            for entry in self._entries("brainstorm", num_brainstorms(self.plan)):
+                subgroup = entry.request.subgroup
+                for task in self.tasks.lists[subgroup][entry.request.index]:
+                    id_ = task_id(subgroup, task)
+                    if id_ in seen:
+                        continue
+                    seen.add(id_)
+                    row: Row = {"task_id": id_, "subgroup": subgroup, "task": task}
+                    row |= {"split": composition.task_split.get(id_), "num_examples": composition.used_tasks[id_]}
+                    writer.add(row | {"model": model_name(entry), "prompt": entry.request.prompt})
+        self.num_tasks = writer.num_rows

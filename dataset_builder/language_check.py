@@ -49,7 +49,7 @@ def _identifier() -> Any:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-def wrong_language(text: str, code: str) -> str | None:
+def wrong_language(text: str, code: str, identifier: str = "py3langid") -> str | None:
     """Return the label of the language that `text` surely is in instead of `code`, or None."""
     letters = [char for char in text if char.isalpha()]
     is_cjk = sum("\u3040" <= char <= "\u9fff" or "\uac00" <= char <= "\ud7af" for char in letters) > len(letters) / 2

@@ -74,3 +74,27 @@ class Progress:
         if self.done < self.total and rate > 0:
             parts.append(f"eta {duration((self.total - self.done) / rate)}")
         print(" | ".join(parts), file=sys.stderr, flush=True)
+
+
+class Steps:
+    """Counts what has one outcome only, and prints where it stands, at most every `every_s` seconds."""
+
+    def __init__(self, label: str, total: int, every_s: float = 5.0) -> None:
+        self.label, self.total, self.every_s = label, total, every_s
+        self.done = 0
+        self._start = self._printed = time.monotonic()
+
+    def add(self, num: int) -> None:
+        """Count `num` more."""
+        self.done += num
+        now = time.monotonic()
+        if now - self._printed >= self.every_s:
+            self._printed = now
+            rate = self.done / (now - self._start)
+            left = f" | eta {duration((self.total - self.done) / rate)}" if 0 < self.done < self.total else ""
+            share = self.done / max(self.total, 1)
+            print(
+                f"{self.label} {self.done:,}/{self.total:,} ({share:.1%}) | {rate:,.0f}/s{left}",
+                file=sys.stderr,
+                flush=True,
+            )
