@@ -79,7 +79,7 @@ class Journal:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        unused = isinstance(exc, InputError) and self._is_new and not self._rows("SELECT 1 FROM replies LIMIT 1")
+        unused = isinstance(exc, InputError) and self._is_new and not self._is_paid_for()
         with self._mutex:
             self._db.close()
         if unused:  # nothing is half-written: not even a journal that would hold others to these settings
@@ -88,6 +88,11 @@ class Journal:
         self._release()
         if unused:
             self.path.with_suffix(".lock").unlink(missing_ok=True)
+
+    def _is_paid_for(self) -> bool:
+        """Tell whether there are replies, or batches that were created."""
+        batches = "SELECT 1 FROM meta WHERE key LIKE 'note/batch/%' AND value LIKE '%\"batch_id\": \"%' LIMIT 1"
+        return bool(self._rows("SELECT 1 FROM replies LIMIT 1") or self._rows(batches))
 
     def _release(self) -> None:
         if self._lock is not None:

@@ -12,7 +12,7 @@ from dataset_builder.config import PlanArguments
 from dataset_builder.errors import InputError
 from dataset_builder.llm_config import LLMArguments
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
-from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output, recorded_replies
+from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_lines, read_batch_output, recorded_replies
 from embedsmith import RECIPES_DIR
 from tests.replies import answer, ask_recorded, batch_line, completion, write_batch_output
 
@@ -77,6 +77,30 @@ def test_a_missing_reply_is_refused_before_any_is_played(tmp_path: Path, line: s
     replies = recorded_replies(path, REQUESTS)
     with pytest.raises(InputError, match=rf"no reply to 1 of the 6 requests .* '{IDS[2]}'"):
         next(replies)
+
+
+def test_what_a_line_tells_of_a_request_without_reply(tmp_path: Path) -> None:
+    """OpenAI tells a refusal in the body, vLLM in `error`, flat or nested; what expired has no response at all."""
+    path = file_of(
+        tmp_path,
+        batch_line("openai", {"error": {"message": "too long"}}, status_code=400),
+        batch_line("vllm", None, status_code=400, error={"message": "too long"}),
+        batch_line("new vllm", None, status_code=422, error={"error": {"message": "too long"}}),
+        '{"custom_id": "expired", "response": null, "error": {"code": "batch_expired", "message": "too late"}}',
+        batch_line("silent", None, status_code=500),
+        batch_line("odd", "text"),
+        batch_line("good", {"choices": []}),
+    )
+    assert dict(read_batch_lines(path)) == {
+        "openai": (400, "too long"),
+        "vllm": (400, "too long"),
+        "new vllm": (422, "too long"),
+        "expired": (0, "too late"),
+        "silent": (500, "no reason given"),
+        "odd": (200, "the answer is no chat completion"),
+        "good": {"choices": []},
+    }
+    assert list(read_batch_output(path)) == [("good", {"choices": []})]
 
 
 @pytest.mark.parametrize(
