@@ -170,17 +170,25 @@ class BatchAPI:
 
     def _take(self, key: str, submission: _Submission, batch: Batch) -> Iterator[tuple[str, BatchAnswer]]:
         client = self._client(submission.model)
-        left, first = submission.num_requests, ""
+        left, first, num_replies = submission.num_requests, "", 0
         for path in self._fetch(key, submission, batch):
             for custom_id, outcome in read_batch_lines(path):
                 if isinstance(outcome, dict):
                     yield custom_id, outcome
                     left -= 1
+                    num_replies += 1
                 elif outcome[0] in REFUSED:
                     yield custom_id, (outcome[0], client.clean(outcome[1]))
                     left -= 1
                 elif not first:
                     first = f", the first: {client.clean(outcome[1])}" + (f" (HTTP {outcome[0]})" if outcome[0] else "")
+        told = batch.request_counts.completed if batch.request_counts else 0
+        if num_replies < told:  # not to be submitted, and paid, again
+            self._remove(batch)
+            raise RunError(
+                f"The results of the batch {batch.id} hold {num_replies:,} replies of {told:,}; run the same command again to "
+                "fetch them again."
+            )
         self._note(key, submission, state="taken")
         if left > 0:
             text = f"{self.label} batch {batch.id} {batch.status}, {left:,} of {submission.num_requests:,} requests stay open"
@@ -189,16 +197,20 @@ class BatchAPI:
     def _fetch(self, key: str, submission: _Submission, batch: Batch) -> list[Path]:
         """Return the batch's result files, those of an expired or cancelled batch too; what lies there is not fetched."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        paths, name = [], re.sub(r"[^\w-]+", "-", batch.id)
+        paths: list[Path] = []
         for kind, file_id in (("output", batch.output_file_id), ("errors", batch.error_file_id)):
             if file_id:
-                paths.append(self.folder / f"{name}-{kind}.jsonl")
+                paths.append(self.folder / f"{_name(batch)}-{kind}.jsonl")
                 try:
                     if not paths[-1].is_file():
                         self._client(submission.model).download(file_id, paths[-1])
                 except NotThereError as error:
                     raise self._lost(key, submission, str(error)) from None
         return paths
+
+    def _remove(self, batch: Batch) -> None:
+        for path in self.folder.glob(f"{_name(batch)}-*.jsonl"):
+            path.unlink()
 
     def _failed(self, key: str, submission: _Submission, batch: Batch) -> str:
         errors = getattr(batch.errors, "data", None) or []
@@ -254,6 +266,10 @@ class BatchAPI:
             for client in self._clients.values():
                 client.close()
             self._clients.clear()
+
+
+def _name(batch: Batch) -> str:
+    return re.sub(r"[^\w-]+", "-", batch.id)
 
 
 class _BatchProgress:

@@ -68,7 +68,7 @@ class BatchServer(LLMServer):
 
     def fail(self, match: str, kind: str, times: int = 1) -> None:
         """Let the next requests whose method and path match fail: 429, 500, 404, ..., drop, lost, html,
-        cut (half sent) or short (half sent, and nobody notices)."""
+        cut (half sent), short (half sent, and nobody notices) or lines (every second line is missing)."""
         self._faults += [(match, kind)] * times
 
     def fault(self, what: str) -> str | None:
@@ -213,7 +213,10 @@ class _BatchHandler(_Handler):
 
     def _send(self, status: int, answer: bytes | dict[str, Any], fault: str | None) -> None:
         payload = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        payload = payload[: len(payload) // 2] if fault == "short" else payload
+        if fault == "short":
+            payload = payload[: len(payload) // 2].rstrip(b"\n")[:-1]
+        if fault == "lines":
+            payload = b"".join(payload.splitlines(keepends=True)[::2])
         kind = "application/json" if isinstance(answer, dict) else "text/html" if fault else "application/octet-stream"
         more = {"Retry-After": str(self.server.retry_after_s)} if status in (429, 500) else {}
         self._headers(status, len(payload), {"Content-Type": kind, **more})

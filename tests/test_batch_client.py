@@ -87,6 +87,7 @@ def test_results_that_are_gone_are_told_before_they_are_paid_anew(server: BatchS
         ("GET /v1/batches/.*", "drop", RunError, r"gave no answer when asked to show the batch", "open"),
         ("GET /v1/files/.*", "500", RunError, r"too busy or broken to hand out the result file", "open"),
         ("GET /v1/files/.*", "short", RunError, r"is no line of a batch output file.*mend it and name it", "open"),
+        ("GET /v1/files/.*", "lines", RunError, r"hold [0-9]+ replies of [0-9]+; run the same command again", "open"),
     ],
 )
 def test_what_stays_broken_is_told_and_forgets_no_batch(
