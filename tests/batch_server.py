@@ -214,7 +214,7 @@ class _BatchHandler(_Handler):
     def _send(self, status: int, answer: bytes | dict[str, Any], fault: str | None) -> None:
         payload = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         if fault == "short":
-            payload = payload[: len(payload) // 2].rstrip(b"\n")[:-1]
+            payload = payload[: payload.index(b"\n", len(payload) // 2) - 1]
         if fault == "lines":
             payload = b"".join(payload.splitlines(keepends=True)[::2])
         kind = "application/json" if isinstance(answer, dict) else "text/html" if fault else "application/octet-stream"
