@@ -21,6 +21,7 @@ from typing import Any
 from dataset_builder.errors import EmbedsmithError, InputError, suggestion
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
+RECIPES = sorted(path.name for path in RECIPES_DIR.iterdir() if path.is_dir())
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def _plan() -> tuple[tuple[type, ...], Callable[..., str | None]]:
     from dataset_builder.config import DATASET_ARGUMENTS
     from dataset_builder.preview import preview
 
-    return DATASET_ARGUMENTS, lambda plan, llm, _curation, _hub, arguments: preview(plan, llm, arguments)
+    return DATASET_ARGUMENTS, lambda plan, llm, _curation, _hub, arguments, _: preview(plan, llm, arguments)
 
 
 def _brainstorm() -> tuple[tuple[type, ...], Callable[..., str | None]]:
@@ -60,11 +61,18 @@ def _curate() -> tuple[tuple[type, ...], Callable[..., str | None]]:
     return DATASET_ARGUMENTS, lambda plan, _llm, curation, *_: curate(plan, curation)
 
 
+def _browse() -> tuple[tuple[type, ...], Callable[..., str | None]]:
+    from dataset_builder.browse import browse
+    from dataset_builder.config import DATASET_ARGUMENTS
+
+    return DATASET_ARGUMENTS, lambda plan, _llm, curation, _hub, _preview, arguments: browse(plan, curation, arguments)
+
+
 def _push_dataset() -> tuple[tuple[type, ...], Callable[..., str | None]]:
     from dataset_builder.config import DATASET_ARGUMENTS
     from dataset_builder.dataset import push_dataset
 
-    return DATASET_ARGUMENTS, lambda plan, _llm, _curation, hub, _: push_dataset(plan, hub)
+    return DATASET_ARGUMENTS, lambda plan, _llm, _curation, hub, *_: push_dataset(plan, hub)
 
 
 def _train() -> tuple[tuple[type, ...], Callable[..., str | None]]:
@@ -101,6 +109,7 @@ VERBS = {
     "brainstorm": Verb("ask the LLM for the tasks that the plan needs", "dataset", _brainstorm),
     "generate": Verb("ask the LLM for the examples, each for one task", "dataset", _generate),
     "curate": Verb("turn replies into the dataset folder, each rejection with a reason", "dataset", _curate),
+    "browse": Verb("write a page to look through the examples and the rejected replies", "dataset", _browse),
     "push-dataset": Verb("publish the dataset folder in one commit", "dataset", _push_dataset),
     "train": Verb("fine-tune a model on the dataset and export it", "train", _train),
     "evaluate": Verb("judge base and trained model with mteb", "model_card", _evaluate),
@@ -123,9 +132,8 @@ RECIPE is a folder such as recipes/demo, one of its files, or the name of a ship
 
 def usage() -> str:
     """Return the text of `embedsmith --help`."""
-    recipes = sorted(path.name for path in RECIPES_DIR.iterdir() if path.is_dir())
     verbs = "\n".join(f"  {name:13} {verb.help}" for name, verb in VERBS.items())
-    return USAGE.format(verbs=verbs, recipes=", ".join(recipes))
+    return USAGE.format(verbs=verbs, recipes=", ".join(RECIPES))
 
 
 def recipe_file(config: str, stage: str) -> Path:
@@ -138,10 +146,9 @@ def recipe_file(config: str, stage: str) -> Path:
         candidate = path / f"{stage}.yaml" if path.is_dir() else path
         if candidate.is_file():
             return candidate
-    known = sorted(path.name for path in RECIPES_DIR.iterdir() if path.is_dir())
     raise InputError(
         f"`--config` is '{config}', which has no {stage}.yaml; give a recipe folder, a YAML file, or one of the shipped "
-        f"recipes: {', '.join(known)}."
+        f"recipes: {', '.join(RECIPES)}."
     )
 
 
@@ -294,9 +301,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except (FileExistsError, NotADirectoryError) as error:
-        print(
-            f"error: {error.filename} is a file where a folder is needed; choose another --output_dir.", file=sys.stderr
-        )
+        print(f"error: {error.filename} is a file and no folder; choose another --output_dir.", file=sys.stderr)
         return 2
     except OSError as error:
         if error.filename is None and error.errno is None:

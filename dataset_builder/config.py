@@ -177,5 +177,28 @@ class PreviewArguments:
     num_prompts: int = field(default=2, metadata={"help": "Rendered prompts that the verb `plan` shows."})
 
 
-DATASET_ARGUMENTS = (PlanArguments, LLMArguments, CurationArguments, DatasetHubArguments, PreviewArguments)
+@dataclass
+class BrowseArguments:
+    """What the verb `browse` shows."""
+
+    max_examples: int = field(
+        default=5000,
+        metadata={
+            "help": "Examples that the page of the verb `browse` holds; of a larger corpus it takes a sample, and says so."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.max_examples < 1:
+            raise InputError(f"`max_examples` is {self.max_examples}; it must be at least 1.")
+
+
+DATASET_ARGUMENTS = (
+    PlanArguments,
+    LLMArguments,
+    CurationArguments,
+    DatasetHubArguments,
+    PreviewArguments,
+    BrowseArguments,
+)
 """What the verbs of stage 1 read, all of them from the same recipe file."""
