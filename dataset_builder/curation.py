@@ -180,6 +180,7 @@ def later_rejection(row: Row, subgroup: Subgroup, rejection: Rejection) -> Row:
         "task": row["instruction"],
         "prompt": row["prompt"],
         "attributes": json.dumps(attributes, ensure_ascii=False, sort_keys=True),
+        "model": row["model"],
         "reply": row["reply"],
     }
 
@@ -216,6 +217,7 @@ def rejected_row(entry: Entry, rejection: Rejection) -> Row:
         "task": entry.task,
         "prompt": entry.request.prompt,
         "attributes": json.dumps(entry.request.attributes, ensure_ascii=False, sort_keys=True),
+        "model": model_name(entry),
         "reply": _raw(entry),
     }
 

@@ -33,7 +33,7 @@ from dataset_builder.words import words
 
 FEATURES = Features({name: Value("string") for name in COLUMNS})
 TASK_FEATURES = Features({name: Value("int64" if name == "num_examples" else "string") for name in TASK_COLUMNS})
-REJECTED_COLUMNS = ("id", "subgroup", "reason", "detail", "task", "prompt", "attributes", "reply")
+REJECTED_COLUMNS = ("id", "subgroup", "reason", "detail", "task", "prompt", "attributes", "model", "reply")
 REJECTED_FEATURES = Features({name: Value("string") for name in REJECTED_COLUMNS})
 
 

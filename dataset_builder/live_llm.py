@@ -22,10 +22,11 @@ from urllib.parse import urlsplit
 
 import httpx2
 import openai
-from openai import AsyncOpenAI, DefaultAioHttpClient
+from openai import AsyncOpenAI
 
 from dataset_builder.completion import FORMATS, completion_request, endpoint_of, require_endpoints
 from dataset_builder.errors import InputError, RunError
+from dataset_builder.http_client import LeanHttpClient
 from dataset_builder.journal import Pending
 from dataset_builder.llm_config import Endpoint, LLMArguments
 from dataset_builder.outcome import Outcome, reply_outcome
@@ -69,6 +70,7 @@ class EndpointClient:
             max_retries=0,  # ours wait together
             http_client=http,
         )
+        self._url = f"{str(self._client.base_url).rstrip('/')}/chat/completions"  # whole, to be parsed once
 
     async def outcome(self, request: Request, task: str | None) -> Outcome:
         """Render, ask and check one request.
@@ -122,7 +124,7 @@ class EndpointClient:
 
     async def _ask(self, request: Request, prompt: str, kind: str) -> dict[str, Any]:
         response = await self._client.post(
-            "/chat/completions",
+            self._url,
             cast_to=httpx2.Response,
             body=completion_request(self.arguments, self.endpoint.model, request, prompt, kind),
             options={"headers": {"X-Client-Request-Id": request.id}},  # what the endpoint's log can be searched by
@@ -184,7 +186,7 @@ class LiveLLM:
         self._tasks: set[asyncio.Task[Outcome]] = set()
 
     async def __aenter__(self) -> Self:
-        self._http = DefaultAioHttpClient(timeout=self.arguments.timeout_s)
+        self._http = LeanHttpClient(timeout=self.arguments.timeout_s)
         self._clients = {endpoint: EndpointClient(endpoint, self.arguments, self._http) for endpoint in self.endpoints}
         self.fill()
         return self

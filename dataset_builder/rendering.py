@@ -27,6 +27,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,  # each look at a file costs more than half of the rendering
         autoescape=False,  # noqa: S701  plain text for an LLM, not HTML
     )
 
