@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from dataset_builder.asking import brainstorm, generate
-from dataset_builder.config import PlanArguments
+from dataset_builder.checks import Row
+from dataset_builder.composition import Composition
+from dataset_builder.config import CurationArguments, PlanArguments
+from dataset_builder.curation import Judged, judge
+from dataset_builder.journal import Entry
 from dataset_builder.llm_config import LLMArguments
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
-from dataset_builder.schema import example_reply
+from dataset_builder.schema import SUBGROUPS, Subgroup, example_reply
+from dataset_builder.sifting import Example, sift
 
 Body = dict[str, Any]
 
@@ -32,18 +40,68 @@ def completion(text: object, finish_reason: str = "stop", **more: Any) -> Body:
     return {"object": "chat.completion", "model": "test-llm", "choices": [choice], **more}
 
 
+def text_in(language: str, start: str, num_words: int) -> str:
+    """Return a text of about `num_words` words in a language, unlike any other: numbers stand between its words."""
+    rng, sentence = random.Random(f"{language}/{start}"), SENTENCES[language]
+    parts = sentence.split()
+    if len(parts) < 6:  # no spaces between words: three letters stand for one
+        parts = [sentence[n : n + 3] for n in range(0, len(sentence), 3)]
+    pieces = (parts[n // 3 % len(parts)] if n % 3 else str(rng.randrange(10**6)) for n in range(num_words))
+    return f"{start}. {' '.join(pieces)}"
+
+
 def answer(request: Request) -> Body:
-    """Return a good reply to a request, in the languages that it asks for, unlike the reply to any other request."""
+    """Return a good reply to a request, in the languages and lengths that it asks for, unlike that to any other request."""
     if request.step == "brainstorm":
         numbers = range(request.attributes["num_tasks"])
-        tasks = [f"Find match {n} of kind {request.index} for {request.subgroup}." for n in numbers]
+        rng = random.Random(request.id)
+        topics = [" ".join(str(rng.randrange(10**6)) for _ in range(5)) for _ in numbers]
+        tasks = [f"Find match {n} of kind {request.index} for {request.subgroup}: {topics[n]}." for n in numbers]
         return completion(json.dumps({"tasks": tasks}))
-    languages = [request.attributes["language"]]
-    languages += [request.attributes.get("positive_language", languages[0])] * 2
-    model = example_reply(request.subgroup, hard_negative=request.attributes.get("hard_negative", True))
-    letters = zip("QPN", languages, strict=True)
-    texts = [f"{letter}{request.index}. {SENTENCES[language]}" for letter, language in letters]
+    attributes = request.attributes
+    languages = [attributes["language"]]
+    languages += [attributes.get("positive_language", languages[0])] * 2
+    model = example_reply(request.subgroup, hard_negative=attributes.get("hard_negative", True))
+    long = attributes.get("num_words", 300)
+    lengths = {"short-long": (12, long, long), "long-short": (long, 9, 9), "long-long": (300, 300, 300)}
+    columns = zip("QPN", languages, lengths.get(request.subgroup, (30, 30, 30)), strict=True)
+    texts = [text_in(language, f"{letter}{request.index}", length) for letter, language, length in columns]
     return completion(json.dumps(dict(zip(model.model_fields, texts, strict=False)), ensure_ascii=False))
+
+
+@dataclass
+class Curated:
+    """What became of entries: examples by subgroup and split, rejected rows, and all counts."""
+
+    examples: dict[Subgroup, dict[str, list[Row]]] = field(default_factory=dict)
+    rejected: list[Row] = field(default_factory=list)
+    composition: Composition = field(default_factory=Composition)
+
+    def rows(self) -> list[Row]:
+        """Return all examples."""
+        return [row for splits in self.examples.values() for rows in splits.values() for row in rows]
+
+
+def curate_entries(entries: Iterable[Entry], arguments: CurationArguments) -> Curated:
+    """Curate entries as the verb does."""
+    curated, by_subgroup = Curated(), dict[Subgroup, list[Entry]]()
+    for entry in entries:
+        by_subgroup.setdefault(entry.request.subgroup, []).append(entry)
+    for subgroup in sorted(by_subgroup, key=SUBGROUPS.index):
+        splits = curated.examples.setdefault(subgroup, {"train": [], "test": []})
+        with TemporaryDirectory() as folder:
+            judged = judge(by_subgroup[subgroup], subgroup, arguments, None)
+            for item in sift(iter([judged]), subgroup, arguments, {}, Path(folder)):
+                if isinstance(item, Judged):
+                    curated.composition.add_judged(item)
+                    curated.rejected += item.rejected
+                elif isinstance(item, Example):
+                    curated.composition.add(item.row, subgroup, item.split, item.num_words)
+                    splits[item.split].append(item.row)
+                else:
+                    curated.rejected.append(item)
+    curated.composition.add_rejected(curated.rejected)
+    return curated
 
 
 def answers(plan: PlanArguments) -> dict[str, Body]:

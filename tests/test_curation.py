@@ -11,22 +11,14 @@ from typing import Any
 import pytest
 
 from dataset_builder.config import CurationArguments, PlanArguments
-from dataset_builder.curation import (
-    REASONS,
-    Curated,
-    check_row,
-    curate_entries,
-    normalize,
-    rejected_brainstorms,
-    split_of,
-    task_id,
-    task_rows,
-)
+from dataset_builder.checks import check_row, normalize, normals
+from dataset_builder.curation import REASONS, rejected_brainstorms, split_of, task_id
 from dataset_builder.journal import Entry, Journal
+from dataset_builder.outcome import Outcome
 from dataset_builder.parsing import Rejection
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
 from dataset_builder.schema import BRAINSTORMED, COLUMNS, FIXED_INSTRUCTIONS, SUBGROUPS, TASK_COLUMNS, Subgroup
-from tests.replies import SENTENCES, answer, completion
+from tests.replies import Curated, answer, completion, curate_entries, text_in
 
 PLAN = PlanArguments("unused", 120, examples_per_task=2, tasks_per_brainstorm=4)
 REQUESTS = list(generate_requests(PLAN))
@@ -67,6 +59,10 @@ def row_of(query: str, positive: str, negative: str | None = None, language: str
     }
 
 
+def checked(row: dict[str, Any], subgroup: Subgroup, arguments: CurationArguments = KEEP_ALL) -> Rejection | None:
+    return check_row(row, normals(row), subgroup, {}, arguments)
+
+
 def test_good_replies_become_rows() -> None:
     curated = curate_entries([entry(request, answer(request)) for request in REQUESTS], KEEP_ALL)
     assert curated.rejected == []
@@ -76,7 +72,7 @@ def test_good_replies_become_rows() -> None:
     for request in REQUESTS:
         row, language = rows[request.id], request.attributes["language"]
         assert tuple(row) == COLUMNS
-        assert row["query"] == f"Q{request.index}. {SENTENCES[language]}"
+        assert row["query"].startswith(text_in(language, f"Q{request.index}", 9))
         assert row["negative"].startswith(f"N{request.index}. ")
         assert row["instruction"] == entry(request, None).task
         assert (row["language"], row["model"], row["prompt"]) == (language, "test-llm", request.prompt)
@@ -111,6 +107,15 @@ BAD: list[tuple[str, Entry]] = [
     ("leak", example("long-short", ["He liked the goal, a penalty.", "Penalty", "Corner"])),
     ("leak", example("long-short", ["He liked the goal, no corner kick.", "Penalty", "Corner Kick"])),
     ("language", example("sts", [f"{n}: {GERMAN}" for n in range(3)])),
+    ("boilerplate", example("sts", ["As an AI language model, I cannot", "b", "c"])),
+    ("boilerplate", example("sts", ["a", "Sure, here is one: the sea.", "c"])),
+    ("boilerplate", example("short-short", ["a", "Dear [Your Name], welcome", "c"])),
+    ("boilerplate", example("sts", ["a", "b", "S3: the sea"])),
+    ("num_words", example("short-long", ["sea", "wave " * 100, "tide " * 10], num_words=100)),
+    ("num_words", example("short-long", ["sea", "wave " * 400, "tide " * 100], num_words=100)),
+    ("num_words", example("short-long", ["sea " * 20, "wave " * 90, "tide " * 90], num_words=90, query_length="less than 5 words")),
+    ("num_words", example("long-long", ["sea " * 300, "wave " * 300, "tide " * 60])),
+    ("num_words", example("long-short", ["海" * 1000, "a", "b"], language="zh", num_words=50)),
     ("language", example("bitext", [ENGLISH, ENGLISH[10:], ENGLISH[20:]], positive_language="de")),
 ]
 
@@ -127,7 +132,7 @@ def test_each_reason(reason: str, bad: Entry) -> None:
 
 
 def test_each_reason_is_explained_and_tested() -> None:
-    assert {reason for reason, _ in BAD} | {"duplicate"} == set(REASONS)
+    assert {reason for reason, _ in BAD} | {"duplicate", "contamination", "inconsistent"} == set(REASONS)
 
 
 def test_a_rejected_reply_with_broken_unicode_is_kept_readable() -> None:
@@ -166,7 +171,7 @@ def test_other_vowel_signs_make_another_word(one: str, other: str) -> None:
 
 def test_a_label_is_no_leak_where_words_only_share_consonants() -> None:
     text = "उसने कहा कि मैं कल आऊँगा।"  # "he said that I will come tomorrow": "कि मैं" is not "काम", work
-    assert check_row(row_of(text, "काम", "घर", "hi"), "long-short") is None
+    assert checked(row_of(text, "काम", "घर", "hi"), "long-short") is None
 
 
 @pytest.mark.parametrize(
@@ -180,21 +185,21 @@ def test_a_label_is_no_leak_where_words_only_share_consonants() -> None:
     ids=["zh", "ja", "th", "de"],
 )
 def test_a_label_leaks_in_scripts_without_spaces_too(language: str, text: str, label: str) -> None:
-    rejection = check_row(row_of(text, label, language=language), "long-short")
+    rejection = checked(row_of(text, label, language=language), "long-short")
     assert isinstance(rejection, Rejection)
     assert rejection.reason == "leak"
 
 
 def test_one_long_text_in_another_language_is_found() -> None:
     query = "How do I renew the passport of my child when I live abroad as a citizen?"
-    rejection = check_row(row_of(query, f"{GERMAN} {GERMAN}", f"Nein. {GERMAN}", "de"), "short-long")
+    rejection = checked(row_of(query, f"{GERMAN} {GERMAN}", f"Nein. {GERMAN}", "de"), "short-long")
     assert rejection == Rejection("language", "asked for de, is en")
 
 
 def test_the_language_check_can_be_switched_off() -> None:
     row = row_of(f"1: {GERMAN}", f"2: {GERMAN}")
-    assert check_row(row, "sts") is not None
-    assert check_row(row, "sts", check_language=False) is None
+    assert checked(row, "sts") is not None
+    assert checked(row, "sts", CurationArguments(check_language=False)) is None
 
 
 def test_duplicates_of_query_or_positive() -> None:
@@ -208,8 +213,8 @@ def test_duplicates_of_query_or_positive() -> None:
     ]
     curated = curate_entries(entries, KEEP_ALL)
     assert [(row["id"], row["reason"], row["detail"]) for row in curated.rejected] == [
-        ("sts-1", "duplicate", "query of sts-0"),
-        ("sts-2", "duplicate", "positive of sts-0"),
+        ("sts-1", "duplicate", "query or positive equals that of sts-0"),
+        ("sts-2", "duplicate", "query or positive equals that of sts-0"),
     ]
 
 
@@ -221,7 +226,7 @@ def test_labels_may_recur_but_their_texts_may_not() -> None:
 def test_unanswered_requests_are_counted_and_unusable_replies_are_not() -> None:
     entries = [entry(r, None if n % 3 else completion("No.")) for n, r in enumerate(REQUESTS[:12])]
     curated = curate_entries(entries, KEEP_ALL)
-    assert curated.num_unanswered.total() == 8
+    assert curated.composition.num_unanswered == 8
     assert len(curated.rejected) == 4
 
 
@@ -229,9 +234,9 @@ def test_tokens_and_cost_are_those_of_the_replies() -> None:
     usage = {"prompt_tokens": 10, "completion_tokens": 3}
     entries = [Entry(request, "task", answer(request) | {"usage": usage}, 0.25) for request in REQUESTS[:3]]
     entries += [Entry(request, "task", answer(request)) for request in REQUESTS[3:6]]
-    curated = curate_entries(entries, KEEP_ALL)
+    curated = curate_entries(entries, KEEP_ALL).composition
     assert (curated.prompt_tokens, curated.completion_tokens, curated.cost_usd) == (30, 9, 0.75)
-    free = curate_entries(entries[3:], KEEP_ALL)
+    free = curate_entries(entries[3:], KEEP_ALL).composition
     assert (free.prompt_tokens, free.completion_tokens, free.cost_usd) == (None, None, None)
 
 
@@ -275,8 +280,9 @@ def test_the_order_in_which_replies_arrive_changes_nothing(tmp_path: Path) -> No
             journal.plan((request, entry(request, None).task) for request in REQUESTS)
             for request in random.Random(seed).sample(REQUESTS, len(REQUESTS)):
                 body = answer(REQUESTS[0]) if request.index == 5 else answer(request)  # some duplicates
-                journal.add_reply(request, "test", body, usable=True, cost_usd=None)
-            curated.append(curate_entries(journal.entries(REQUESTS), CurationArguments(0.2, check_language=False)))
+                journal.add_outcomes([Outcome(request.id, json.dumps(body))], "test", lambda _: None)
+            entries = [e for subgroup in SUBGROUPS for e in journal.entries("generate", subgroup, 0, 120)]
+            curated.append(curate_entries(entries, CurationArguments(0.2, check_language=False)))
     assert curated[0].rejected
     assert curated[0] == curated[1] == curated[2]
 
@@ -284,17 +290,6 @@ def test_the_order_in_which_replies_arrive_changes_nothing(tmp_path: Path) -> No
 def test_a_task_is_known_by_its_words() -> None:
     assert task_id("sts", "Find  the cause.") == task_id("sts", "find the cause")
     assert len({task_id("sts", "a"), task_id("bitext", "a"), task_id("sts", "b")}) == 3
-
-
-def test_task_rows() -> None:
-    requests = [request for request in brainstorm_requests(PLAN) if request.subgroup == "long-long"]
-    tasks = [(entry(request, answer(request)), [f"Find {n}.", "Find all."]) for n, request in enumerate(requests)]
-    example_request = request_of("long-long", hard_negative=True)
-    curated = curate_entries([Entry(example_request, "Find all.", answer(example_request))], KEEP_ALL)
-    rows = task_rows(tasks, curated)
-    assert [row["task"] for row in rows] == ["Find 0.", "Find all.", *(f"Find {n}." for n in range(1, len(requests)))]
-    assert all(tuple(row) == TASK_COLUMNS for row in rows)
-    assert [(row["num_examples"], row["split"]) for row in rows[:2]] == [(0, None), (1, "train")]
 
 
 def test_brainstorms_without_tasks_are_rejected() -> None:

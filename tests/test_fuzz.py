@@ -11,7 +11,7 @@ import pytest
 from datasets import load_dataset
 
 from dataset_builder.config import CurationArguments
-from dataset_builder.curation import REASONS, curate_entries
+from dataset_builder.curation import REASONS
 from dataset_builder.dataset import FEATURES, REJECTED_FEATURES, _write_parquet
 from dataset_builder.journal import Entry
 from dataset_builder.parsing import Rejection, parse_tasks
@@ -107,10 +107,10 @@ def test_mutated_replies_are_examples_or_counted_rejections(tmp_path: Path) -> N
     assert len(kept) + len(curated.rejected) == NUM_REPLIES
     assert {row["reason"] for row in curated.rejected} <= set(REASONS)
     assert 100 < len(kept) < NUM_REPLIES / 2
-    _write_parquet(tmp_path / "kept.parquet", kept, FEATURES)
-    _write_parquet(tmp_path / "rejected.parquet", curated.rejected, REJECTED_FEATURES)
-    for name, rows in (("kept", kept), ("rejected", curated.rejected)):
-        loaded = load_dataset("parquet", data_files=str(tmp_path / f"{name}.parquet"), split="train")
+    for name, rows, features in (("kept", kept, FEATURES), ("rejected", curated.rejected, REJECTED_FEATURES)):
+        with ParquetShards(tmp_path / name, features) as writer:
+            writer.extend(rows)
+        loaded = load_dataset("parquet", data_files=str(tmp_path / f"{name}-*.parquet"), split="train")
         assert len(loaded) == len(rows)
 
 
