@@ -11,14 +11,21 @@ import hashlib
 import json
 import math
 import random
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from dataset_builder.config import PlanArguments
-from dataset_builder.rendering import attribute_table, variants
+from dataset_builder.rendering import attribute_table, fields, variants
 from dataset_builder.schema import BRAINSTORMED, Step, Subgroup
+
+_NUM_OPEN_BRAINSTORMS = 4
+"""The first brainstorms of a subgroup roam freely; each later one is given fields of its own, or it would repeat them."""
+_FIELDS_PER_BRAINSTORM = 3
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=True).encode  # json.dumps would make a new encoder every time
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,7 @@ def request_id(
     step: Step, subgroup: Subgroup, index: int, prompt: str, attributes: dict[str, Any], task_slot: int | None = None
 ) -> str:
     """Return a readable id with a digest of everything but the wording; at most 64 characters, as batch APIs ask."""
-    key = json.dumps([subgroup, step, prompt, attributes, index, task_slot], sort_keys=True, ensure_ascii=True)
+    key = _encode([subgroup, step, prompt, attributes, index, task_slot])
     return f"{subgroup}-{step}-{index:06d}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
@@ -81,46 +88,63 @@ def brainstorm_requests(arguments: PlanArguments) -> Iterator[Request]:
         for index in range(num):
             rng = random.Random(f"{arguments.seed}/{subgroup}/brainstorm/{index}")
             prompt = rng.choice(variants(subgroup, "brainstorm"))
-            attributes = {"num_tasks": arguments.tasks_per_brainstorm}
+            attributes: dict[str, Any] = {"num_tasks": arguments.tasks_per_brainstorm}
+            if index >= _NUM_OPEN_BRAINSTORMS:
+                attributes["fields"] = rng.sample(fields(), _FIELDS_PER_BRAINSTORM)
             id_ = request_id("brainstorm", subgroup, index, prompt, attributes)
             yield Request(id_, "brainstorm", subgroup, index, prompt, attributes)
 
 
+class _Choice:
+    """Draws what `rng.choices(values, weights)[0]` draws, in a fraction of its time: the weights are cumulated once."""
+
+    __slots__ = ("cumulated", "last", "total", "values")
+
+    def __init__(self, weights: dict[Any, float]) -> None:
+        self.values, self.cumulated = list(weights), list(accumulate(weights.values()))
+        self.last, self.total = len(weights) - 1, float(self.cumulated[-1])
+
+    def draw(self, rng: random.Random) -> Any:
+        """Return one of the values."""
+        return self.values[bisect(self.cumulated, rng.random() * self.total, 0, self.last)]
+
+
 class _Sampler:
-    """Draws prompt, languages and attributes of generate requests; keeps the cumulated weights between draws."""
+    """Draws prompt, languages and attributes of generate requests."""
 
     def __init__(self, arguments: PlanArguments) -> None:
         self.arguments = arguments
-        weights = arguments.language_weights
-        self.codes, self.language_weights = list(weights), list(weights.values())
-        table = {subgroup: dict(attributes) for subgroup, attributes in attribute_table().items()}
-        if arguments.num_words:
-            for attributes in table.values():
-                if "num_words" in attributes:
-                    attributes["num_words"] = dict.fromkeys(arguments.num_words, 1.0)
-        self.table = table
+        self.rng = random.Random()
+        self.languages = _Choice(arguments.language_weights)
+        lengths = dict.fromkeys(arguments.num_words, 1.0)
+        self.attributes = {
+            subgroup: {
+                name: _Choice(lengths if name == "num_words" and lengths else weights)
+                for name, weights in attributes.items()
+            }
+            for subgroup, attributes in attribute_table().items()
+        }
 
     def generate(self, subgroup: Subgroup, index: int) -> Request:
         """Return the generate request number `index` of a subgroup."""
-        rng = random.Random(f"{self.arguments.seed}/{subgroup}/generate/{index}")
+        rng = self.rng
+        rng.seed(f"{self.arguments.seed}/{subgroup}/generate/{index}")
         prompt = rng.choice(variants(subgroup, "generate"))
-        language = self._language(rng)
-        attributes: dict[str, Any] = {"language": language}
+        attributes: dict[str, Any] = {"language": self.languages.draw(rng)}
         if subgroup == "bitext":
-            for _ in range(100):
-                if (other := self._language(rng)) != language:
-                    break
-            else:  # the weights are so uneven that another one never came
-                others = {c: w for c, w in zip(self.codes, self.language_weights, strict=True) if c != language}
-                other = rng.choices(list(others), list(others.values()))[0]
-            attributes["positive_language"] = other
-        for name, values in self.table[subgroup].items():
-            attributes[name] = rng.choices(list(values), list(values.values()))[0]
+            attributes["positive_language"] = self._other_language(attributes["language"])
+        for name, choice in self.attributes[subgroup].items():
+            attributes[name] = choice.draw(rng)
         if subgroup in ("short-short", "long-long"):
             attributes["hard_negative"] = self.arguments.hard_negatives
         slot = math.floor(index / self.arguments.examples_per_task) if subgroup in BRAINSTORMED else None
         id_ = request_id("generate", subgroup, index, prompt, attributes, slot)
         return Request(id_, "generate", subgroup, index, prompt, attributes, slot)
 
-    def _language(self, rng: random.Random) -> str:
-        return rng.choices(self.codes, self.language_weights)[0]
+    def _other_language(self, language: str) -> str:
+        for _ in range(100):
+            if (other := self.languages.draw(self.rng)) != language:
+                return str(other)
+        # the weights are so uneven that another one never came
+        weights = self.arguments.language_weights
+        return str(_Choice({code: weight for code, weight in weights.items() if code != language}).draw(self.rng))

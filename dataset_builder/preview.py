@@ -2,80 +2,137 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import chain, islice
 
 from dataset_builder.config import PlanArguments, PreviewArguments
 from dataset_builder.languages import LANGUAGES
 from dataset_builder.llm_config import LLMArguments
-from dataset_builder.plan import Request, brainstorm_requests, generate_requests
+from dataset_builder.plan import Request, brainstorm_requests, generate_requests, num_brainstorms
 from dataset_builder.rendering import render
-from dataset_builder.schema import SUBGROUPS
+from dataset_builder.schema import SUBGROUPS, Step, Subgroup
+from dataset_builder.token_estimate import CHARACTERS_PER_TOKEN, reply_tokens, schema_tokens
 
-CHARACTERS_PER_TOKEN = 4.0
-"""Of English prompts, by common tokenizers; a rule of thumb, as all token figures of the preview are."""
-TOKENS_PER_WORD = 1.4
-"""Of replies in English; texts in other scripts take two to four times as many with most tokenizers."""
-_WORDS_PER_TASK, _WORDS_LONG, _WORDS_SHORT = 22, 330, 14
-_WORDS_BY_UNIT = {"phrase": 8, "sentence": 18, "passage": 60}
-_PLACEHOLDER = "(a task that the LLM will have brainstormed)"
+MAX_SAMPLE = 20_000
+"""Requests that are rendered to estimate tokens; all are counted."""
+_NUM_LANGUAGES_NAMED = 14  # English and the 13 that the paper has much of
+_PLACEHOLDER = "(here stands a task, one sentence, that the LLM has brainstormed before)"  # as long as most tasks
+
+
+@dataclass
+class _Part:
+    """The requests of one step of one subgroup: their number, and the tokens of those in the sample."""
+
+    num_requests: int = 0
+    num_sampled: int = 0
+    tokens: list[float] = field(default_factory=lambda: [0.0] * 4)  # prompt, schema, reply at least, reply at most
+
+    def add(self, request: Request, stride: int) -> None:
+        """Count a request, and estimate it if it is one of every `stride`."""
+        self.num_requests += 1
+        if request.index % stride == 0:
+            self.num_sampled += 1
+            counts = (len(_rendered(request)) / CHARACTERS_PER_TOKEN, schema_tokens(request), *reply_tokens(request))
+            self.tokens = [total + count for total, count in zip(self.tokens, counts, strict=True)]
+
+    def total_tokens(self) -> list[float]:
+        """Return the tokens of all requests, scaled up from those of the sample."""
+        return [total * self.num_requests / max(1, self.num_sampled) for total in self.tokens]
 
 
 def preview(plan: PlanArguments, llm: LLMArguments, arguments: PreviewArguments) -> str:
     """Return what the plan would ask: requests, languages, estimated tokens and dollars, and some rendered prompts."""
-    table: Counter[tuple[str, str]] = Counter()
+    parts: dict[tuple[Step, Subgroup], _Part] = {
+        (step, subgroup): _Part() for step in ("brainstorm", "generate") for subgroup in SUBGROUPS
+    }
+    num_asked = sum(num_brainstorms(plan).values())
+    # every n-th of each subgroup, not of the plan: the subgroups take turns in it
+    stride = math.ceil((plan.num_examples + num_asked) / (MAX_SAMPLE - len(parts)))
     languages: Counter[str] = Counter()
-    prompt_tokens = completion_tokens = 0.0
-    for requests in (brainstorm_requests(plan), generate_requests(plan)):
-        for request in requests:  # streamed: a plan of half a million requests is never in memory
-            table[request.subgroup, request.step] += 1
-            languages.update(_languages(request))
-            prompt_tokens += len(_rendered(request)) / CHARACTERS_PER_TOKEN
-            completion_tokens += reply_words(request) * TOKENS_PER_WORD
-    lines = [f"{plan.num_examples:,} examples, seed {plan.seed}", "", "subgroup     brainstorms  examples"]
-    lines += [
-        f"{subgroup:12} {table[subgroup, 'brainstorm']:11,}  {table[subgroup, 'generate']:8,}"
-        for subgroup in SUBGROUPS
-        if table[subgroup, "generate"]
-    ]
-    lines += [f"{'all':12} {_total(table, 'brainstorm'):11,}  {_total(table, 'generate'):8,}", ""]
-    shares = [f"{LANGUAGES[code].name} {count / languages.total():.1%}" for code, count in languages.most_common(12)]
-    rest = f", {len(languages) - 12} others" if len(languages) > 12 else ""
-    lines += [f"{len(languages)} languages: {', '.join(shares)}{rest}", ""]
-    lines.append(
-        f"about {prompt_tokens / 1e6:,.2f} million prompt tokens and {completion_tokens / 1e6:,.2f} million completion "
-        "tokens, if all were English (other scripts take more)"
-    )
-    endpoints = llm.endpoints()
-    costs = [endpoint.cost_usd(round(prompt_tokens), round(completion_tokens)) for endpoint in endpoints]
-    if None not in costs:
-        total = sum(endpoint.weight for endpoint in endpoints)
-        cost = sum((cost or 0.0) * endpoint.weight / total for cost, endpoint in zip(costs, endpoints, strict=True))
-        prices = ", ".join(f"{endpoint.input_price} and {endpoint.output_price}" for endpoint in endpoints)
-        lines.append(f"about ${cost:,.2f} at {prices} dollars per million tokens")
-    else:
-        lines.append("give --input_price and --output_price, in dollars per million tokens, to see what it would cost")
+    for request in chain(brainstorm_requests(plan), generate_requests(plan)):  # streamed: half a million fit in no list
+        parts[request.step, request.subgroup].add(request, stride)
+        languages.update(_languages(request))
+    head = f"{plan.num_examples:,} examples"
+    if num_asked:
+        num_tasks = num_asked * plan.tasks_per_brainstorm
+        head += f" from {num_tasks:,} tasks ({num_asked:,} brainstorms of {plan.tasks_per_brainstorm})"
+    lines = [f"{head}, seed {plan.seed}", "", *_table(parts), ""]
+    lines += [_language_line(languages, bitext="bitext" in plan.subgroup_weights), ""]
+    lines += [*_token_lines(parts), *_cost_lines(parts, llm)]
     return "\n".join(lines + _prompts(plan, arguments.num_prompts))
 
 
-def reply_words(request: Request) -> float:
-    """Return about how many words a reply to a request has, from the lengths that its attributes ask for."""
-    attributes = request.attributes
-    if request.step == "brainstorm":
-        return _WORDS_PER_TASK * float(attributes["num_tasks"])
-    num_texts = 2 + attributes.get("hard_negative", True)
-    match request.subgroup:
-        case "short-long":
-            return _WORDS_SHORT + 2.0 * float(attributes["num_words"])
-        case "long-short":
-            return float(attributes["num_words"]) + _WORDS_SHORT
-        case "short-short":
-            return float(_WORDS_SHORT * num_texts)
-        case "long-long":
-            return float(_WORDS_LONG * num_texts)
-        case _:
-            return 3.0 * _WORDS_BY_UNIT[attributes["unit"]]
+def _table(parts: dict[tuple[Step, Subgroup], _Part]) -> list[str]:
+    counts = [(s, parts["brainstorm", s].num_requests, parts["generate", s].num_requests) for s in SUBGROUPS]
+    rows: list[tuple[str, int, int]] = [row for row in counts if row[2]]
+    rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    return ["subgroup     brainstorms  examples", *(f"{name:12} {b:11,}  {g:8,}" for name, b, g in rows)]
+
+
+def _language_line(languages: Counter[str], *, bitext: bool) -> str:
+    ranked = languages.most_common()
+    shares = [f"{LANGUAGES[code].name} {n / languages.total():.1%}" for code, n in ranked[:_NUM_LANGUAGES_NAMED]]
+    line = f"{len(ranked)} language{'s' if len(ranked) > 1 else ''}{' (bitext has two)' * bitext}: {', '.join(shares)}"
+    if rest := ranked[_NUM_LANGUAGES_NAMED:]:
+        line += f", {len(rest)} others with {rest[0][1] / languages.total():.2%} or less each"
+    return line
+
+
+def _total_tokens(parts: dict[tuple[Step, Subgroup], _Part]) -> list[float]:
+    return [sum(column) for column in zip(*(part.total_tokens() for part in parts.values()), strict=True)]
+
+
+def _token_lines(parts: dict[tuple[Step, Subgroup], _Part]) -> list[str]:
+    prompt, schema, low, high = _total_tokens(parts)
+    num_sampled, num_requests = (
+        sum(getattr(p, name) for p in parts.values()) for name in ("num_sampled", "num_requests")
+    )
+    sample = (
+        f", estimated from a sample of {num_sampled:,} requests"
+        if num_sampled < num_requests
+        else ", estimated from the lengths asked for"
+    )
+    return [
+        f"about {_millions(prompt)} prompt tokens and {_span(_millions(low), _millions(high))} completion tokens{sample}",
+        "  completion tokens: by the model's vocabulary, from o200k_base (GPT-4o and later) to cl100k_base (GPT-4)",
+        f"  not counted: {_millions(schema)} prompt tokens where an endpoint bills the JSON schema sent along; replies asked "
+        "for again; a reasoning model's thinking",
+    ]
+
+
+def _cost_lines(parts: dict[tuple[Step, Subgroup], _Part], llm: LLMArguments) -> list[str]:
+    endpoints = llm.endpoints()
+    if any(endpoint.input_price is None or endpoint.output_price is None for endpoint in endpoints):
+        return ["give --input_price and --output_price, in dollars per million tokens, to see what it would cost"]
+    prompt, _, low, high = _total_tokens(parts)
+    weight = sum(endpoint.weight for endpoint in endpoints)
+    lines: list[str] = []
+    total = [0.0, 0.0]
+    for endpoint in endpoints:
+        share = endpoint.weight / weight
+        costs = [endpoint.cost_usd(round(prompt * share), round(tokens * share)) or 0.0 for tokens in (low, high)]
+        total = [sum(pair) for pair in zip(total, costs, strict=True)]
+        prices = f"at ${endpoint.input_price:g} and ${endpoint.output_price:g} per million prompt and completion tokens"
+        if len(endpoints) == 1:
+            return [f"about {_dollars(total)} {prices}"]
+        lines.append(f"  {endpoint.model}, {share:.0%} of the requests: {_dollars(costs)} {prices}")
+    return [f"about {_dollars(total)}", *lines]
+
+
+def _millions(tokens: float) -> str:
+    return f"{tokens / 1e6:,.{2 if tokens < 1e7 else 1 if tokens < 1e8 else 0}f} million"
+
+
+def _dollars(costs: list[float]) -> str:
+    return _span(*(f"${cost:,.2f}" if cost < 1000 else f"${cost:,.0f}" for cost in costs))
+
+
+def _span(low: str, high: str) -> str:
+    """`1.2 million` and `1.4 million` are `1.2 to 1.4 million`."""
+    return low if low == high else f"{low.removesuffix(' million')} to {high}"
 
 
 def _rendered(request: Request) -> str:
@@ -84,10 +141,6 @@ def _rendered(request: Request) -> str:
 
 def _languages(request: Request) -> list[str]:
     return [request.attributes[key] for key in ("language", "positive_language") if key in request.attributes]
-
-
-def _total(table: Counter[tuple[str, str]], step: str) -> int:
-    return sum(count for (_, its_step), count in table.items() if its_step == step)
 
 
 def _prompts(plan: PlanArguments, num_prompts: int) -> list[str]:

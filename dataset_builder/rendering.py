@@ -27,8 +27,8 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        auto_reload=False,  # each look at a file costs more than half of the rendering
         autoescape=False,  # noqa: S701  plain text for an LLM, not HTML
+        auto_reload=False,  # else each rendering asks the disk whether the files have changed
     )
 
 
@@ -38,10 +38,21 @@ def variants(subgroup: Subgroup, step: Step) -> tuple[str, ...]:
     return tuple(f"{subgroup}/{step}/{path.stem}" for path in sorted((PROMPTS_DIR / subgroup / step).glob("*.jinja")))
 
 
+def _attributes_yaml() -> dict[str, Any]:
+    raw: dict[str, Any] = yaml.safe_load((PROMPTS_DIR / "attributes.yaml").read_text(encoding="utf-8"))
+    return raw
+
+
+@cache
+def fields() -> tuple[str, ...]:
+    """Return the fields of activity and knowledge that brainstorms are spread over (`prompts/attributes.yaml`)."""
+    return tuple(field for group in _attributes_yaml()["fields"].values() for field in group)
+
+
 @cache
 def attribute_table() -> dict[Subgroup, dict[str, dict[Any, float]]]:
     """Return the values and weights of every attribute, by subgroup (`prompts/attributes.yaml`)."""
-    raw = yaml.safe_load((PROMPTS_DIR / "attributes.yaml").read_text(encoding="utf-8"))
+    raw = _attributes_yaml()
     return {
         subgroup: {
             name: values if isinstance(values, dict) else dict.fromkeys(values, 1.0)
@@ -67,5 +78,4 @@ def render(prompt: str, attributes: dict[str, Any], task: str | None = None) -> 
 def choices_digest() -> str:
     """Return a digest of all that a plan draws from: names of prompts, and values and weights of attributes."""
     names = [path.relative_to(PROMPTS_DIR).as_posix() for path in sorted(PROMPTS_DIR.glob("*/*/*.jinja"))]
-    table = (PROMPTS_DIR / "attributes.yaml").read_text(encoding="utf-8")
-    return hashlib.sha256(json.dumps([names, yaml.safe_load(table)]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([names, _attributes_yaml()]).encode()).hexdigest()[:12]

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from dataset_builder.config import CurationArguments, PlanArguments
 from dataset_builder.checks import check_row, normalize, normals
+from dataset_builder.config import CurationArguments, PlanArguments
 from dataset_builder.curation import REASONS, rejected_brainstorms, split_of, task_id
 from dataset_builder.journal import Entry, Journal
 from dataset_builder.outcome import Outcome
 from dataset_builder.parsing import Rejection
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
-from dataset_builder.schema import BRAINSTORMED, COLUMNS, FIXED_INSTRUCTIONS, SUBGROUPS, TASK_COLUMNS, Subgroup
-from tests.replies import Curated, answer, completion, curate_entries, text_in
+from dataset_builder.schema import BRAINSTORMED, COLUMNS, FIXED_INSTRUCTIONS, SUBGROUPS, Subgroup
+from tests.replies import SENTENCES, Curated, answer, completion, curate_entries, text_in
 
 PLAN = PlanArguments("unused", 120, examples_per_task=2, tasks_per_brainstorm=4)
 REQUESTS = list(generate_requests(PLAN))
@@ -113,7 +113,12 @@ BAD: list[tuple[str, Entry]] = [
     ("boilerplate", example("sts", ["a", "b", "S3: the sea"])),
     ("num_words", example("short-long", ["sea", "wave " * 100, "tide " * 10], num_words=100)),
     ("num_words", example("short-long", ["sea", "wave " * 400, "tide " * 100], num_words=100)),
-    ("num_words", example("short-long", ["sea " * 20, "wave " * 90, "tide " * 90], num_words=90, query_length="less than 5 words")),
+    (
+        "num_words",
+        example(
+            "short-long", ["sea " * 20, "wave " * 90, "tide " * 90], num_words=90, query_length="less than 5 words"
+        ),
+    ),
     ("num_words", example("long-long", ["sea " * 300, "wave " * 300, "tide " * 60])),
     ("num_words", example("long-short", ["海" * 1000, "a", "b"], language="zh", num_words=50)),
     ("language", example("bitext", [ENGLISH, ENGLISH[10:], ENGLISH[20:]], positive_language="de")),

@@ -12,12 +12,14 @@ from datasets import load_dataset
 
 from dataset_builder.config import CurationArguments
 from dataset_builder.curation import REASONS
-from dataset_builder.dataset import FEATURES, REJECTED_FEATURES, _write_parquet
+from dataset_builder.dataset import FEATURES, REJECTED_FEATURES
 from dataset_builder.journal import Entry
+from dataset_builder.parquet import ParquetShards
 from dataset_builder.parsing import Rejection, parse_tasks
 from dataset_builder.plan import Request
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from dataset_builder.schema import BRAINSTORMED, SUBGROUPS
+from tests.replies import curate_entries
 
 NUM_REPLIES = 20_000
 TEXTS = [body["choices"][0]["message"]["content"] for id_, body in read_batch_output(DEFAULT_REPLIES) if "-gen" in id_]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import random
 import re
 from collections import Counter
 from typing import Any
@@ -12,9 +14,17 @@ import pytest
 from dataset_builder.config import PlanArguments
 from dataset_builder.errors import InputError
 from dataset_builder.llm_config import parse_weights
-from dataset_builder.plan import Request, brainstorm_requests, generate_requests, request_id, subgroup_sequence
-from dataset_builder.rendering import attribute_table, variants
+from dataset_builder.plan import (
+    Request,
+    brainstorm_requests,
+    generate_requests,
+    num_brainstorms,
+    request_id,
+    subgroup_sequence,
+)
+from dataset_builder.rendering import attribute_table, fields, variants
 from dataset_builder.schema import BRAINSTORMED, SUBGROUPS, Subgroup
+from embedsmith import VERBS, parse
 
 RECIPES: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -157,6 +167,69 @@ def test_settings_replace_values_of_the_table() -> None:
     negatives = {request.attributes.get("hard_negative") for request in generated(30, hard_negatives=False)}
     assert negatives == {None, False}
     assert {request.attributes["num_tasks"] for request in brainstormed(tasks_per_brainstorm=5)} == {5}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "digests"),
+    [
+        ("defaults", ("fb791f101d9c5942", "a4528c73857b8396")),
+        ("another seed", ("641a2ea8bceec365", "6bc518b21257e9e7")),
+        ("weights", ("999ab97c8099006f", "ae6ec37e62f1993a")),
+    ],
+)
+def test_ids_never_change(recipe: str, digests: tuple[str, str]) -> None:
+    """Or every journal and recording would be lost. The wording of prompts is no part of an id."""
+    settings = {"examples_per_task": 500 / 150} | RECIPES[recipe]
+    open_brainstorms = [r for r in brainstormed(20_000, **settings) if r.index < 4]
+    for requests, digest in zip((generated(600, **settings), open_brainstorms), digests, strict=True):
+        ids = "\n".join(request.id for request in requests)
+        assert hashlib.sha256(ids.encode()).hexdigest()[:16] == digest
+
+
+@each_recipe
+def test_the_draws_are_those_of_random_choices(recipe: dict[str, Any]) -> None:
+    """The plan draws by a faster way than `rng.choices(values, weights)`, from the same random numbers."""
+    plan = arguments(120, **recipe)
+    weights = plan.language_weights
+    for request in generate_requests(plan):
+        rng = random.Random(f"{plan.seed}/{request.subgroup}/generate/{request.index}")
+        assert request.prompt == rng.choice(variants(request.subgroup, "generate"))
+        assert request.attributes["language"] == rng.choices(list(weights), list(weights.values()))[0]
+        while (other := request.attributes.get("positive_language")) is not None:
+            if (drawn := rng.choices(list(weights), list(weights.values()))[0]) != request.attributes["language"]:
+                assert other == drawn
+                break
+        for name, values in attribute_table()[request.subgroup].items():
+            table = dict.fromkeys(plan.num_words, 1.0) if name == "num_words" and plan.num_words else values
+            assert request.attributes[name] == rng.choices(list(table), list(table.values()))[0]
+
+
+def test_brainstorms_after_the_fourth_are_given_fields() -> None:
+    requests = brainstormed(4000, examples_per_task=1.0, tasks_per_brainstorm=3)
+    assert Counter(request.subgroup for request in requests) == num_brainstorms(
+        arguments(4000, examples_per_task=1.0, tasks_per_brainstorm=3)
+    )
+    drawn = []
+    for request in requests:
+        if request.index < 4:
+            assert request.attributes == {"num_tasks": 3}
+        else:
+            drawn.append(request.attributes["fields"])
+            assert len(set(drawn[-1])) == 3
+            assert set(request.attributes) == {"num_tasks", "fields"}
+    assert {name for names in drawn for name in names} == set(fields())
+    assert len({frozenset(names) for names in drawn}) > 0.99 * len(drawn) > 800
+
+
+def test_the_paper_recipe_plans_150_000_tasks() -> None:
+    types, _ = VERBS["plan"].load()
+    plan = parse("plan", types, ["--config", "paper"])[0]
+    assert plan.num_examples == 500_000
+    assert len(plan.language_weights) == 93
+    assert num_brainstorms(plan) == dict.fromkeys(BRAINSTORMED, 1875)
+    assert 4 * 1875 * plan.tasks_per_brainstorm == 150_000
+    counts = Counter(subgroup_sequence(plan.subgroup_weights, plan.num_examples))
+    assert all(37_499 <= math.ceil(counts[name] / plan.examples_per_task) <= 37_500 for name in BRAINSTORMED)
 
 
 def test_another_seed_is_another_plan() -> None:

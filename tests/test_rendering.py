@@ -11,7 +11,7 @@ from jinja2 import UndefinedError
 from pydantic import BaseModel
 
 from dataset_builder.languages import LANGUAGES
-from dataset_builder.rendering import PROMPTS_DIR, attribute_table, render, variants
+from dataset_builder.rendering import PROMPTS_DIR, attribute_table, fields, render, variants
 from dataset_builder.schema import BRAINSTORMED, SUBGROUPS, Subgroup, TasksReply, check_subgroup, example_reply
 
 TASK = 'Find "what" fits {{ language }} & <costs> {% less %} $1.'
@@ -111,6 +111,24 @@ def test_a_brainstorm_prompt_asks_for_the_number_of_tasks(prompt: str) -> None:
     assert text.count("17") >= 2
     assert [f'"{name}"' in text for name in TasksReply.model_fields] == [True]
     assert text.count("\n- ") >= 2  # example tasks
+
+
+@pytest.mark.parametrize("prompt", BRAINSTORM_PROMPTS)
+def test_a_brainstorm_prompt_names_the_fields_it_is_given(prompt: str) -> None:
+    names = ["Jewish liturgy", "second-hand goods", "mining"]
+    without, text = (render(prompt, {"num_tasks": 17} | given) for given in ({}, {"fields": names}))
+    assert re.search(r"Jewish liturgy, second-hand goods (and|or) mining\b", text)
+    assert is_clean(text)
+    assert not any(name in without for name in names)
+    assert len(re.split(r"\n\n", text)) == len(re.split(r"\n\n", without))
+    assert 0 < len(text) - len(without) < 200  # one sentence, not another prompt
+    assert "from another field" not in text
+
+
+def test_the_fields_are_many_and_fit_into_a_list() -> None:
+    assert len(fields()) == len(set(fields())) >= 150
+    assert all(re.fullmatch(r"[A-Za-z][A-Za-z' -]{3,29}", name) for name in fields())
+    assert not [name for name in fields() if re.search(r"\b(and|or)\b", name)]
 
 
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
