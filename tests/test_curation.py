@@ -23,8 +23,9 @@ from dataset_builder.curation import (
     task_rows,
 )
 from dataset_builder.journal import Entry, Journal
+from dataset_builder.outcome import reply_outcome
 from dataset_builder.parsing import Rejection
-from dataset_builder.plan import Request, brainstorm_requests, generate_requests
+from dataset_builder.plan import Request, brainstorm_requests, generate_requests, num_examples_by_subgroup
 from dataset_builder.schema import BRAINSTORMED, COLUMNS, FIXED_INSTRUCTIONS, SUBGROUPS, TASK_COLUMNS, Subgroup
 from tests.replies import SENTENCES, answer, completion
 
@@ -275,8 +276,10 @@ def test_the_order_in_which_replies_arrive_changes_nothing(tmp_path: Path) -> No
             journal.plan((request, entry(request, None).task) for request in REQUESTS)
             for request in random.Random(seed).sample(REQUESTS, len(REQUESTS)):
                 body = answer(REQUESTS[0]) if request.index == 5 else answer(request)  # some duplicates
-                journal.add_reply(request, "test", body, usable=True, cost_usd=None)
-            curated.append(curate_entries(journal.entries(REQUESTS), CurationArguments(0.2, check_language=False)))
+                journal.add_outcomes([reply_outcome(request, body)], "test", lambda _: None)
+            nums = num_examples_by_subgroup(PLAN)
+            entries = [e for subgroup, num in nums.items() for e in journal.entries("generate", subgroup, 0, num)]
+            curated.append(curate_entries(entries, CurationArguments(0.2, check_language=False)))
     assert curated[0].rejected
     assert curated[0] == curated[1] == curated[2]
 
