@@ -68,7 +68,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
             return float(text) * unit_s
     try:
         return max(0.0, email.utils.parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
