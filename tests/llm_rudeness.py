@@ -46,6 +46,16 @@ class AtMost(Polite):
         return {}
 
 
+class Never(Polite):
+    """Serves everybody but the requests whose id holds `part`."""
+
+    def __init__(self, part: str, status: int) -> None:
+        self.part, self.status = part, status
+
+    def enter(self, request_id: str) -> Refusal | None:
+        return (self.status, {"Retry-After": "0.02"} if self.status == 429 else {}) if self.part in request_id else None
+
+
 class RateLimit(Polite):
     """Serves `num` requests in each `period_s`, and tells in the headers of the answers how many are left.
 
