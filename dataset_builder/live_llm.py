@@ -1,8 +1,9 @@
 """A live LLM: any OpenAI-compatible endpoint, or several, through the `openai` client.
 
 Many requests are in flight at once and each reply is handed over as it comes. A rate limit or an overloaded server makes
-all requests of that endpoint wait together (see `pace`); other server errors and dropped connections make the one request
-wait. A request that the endpoint refuses (HTTP 400, 413, 422) costs that request and no other.
+all requests of that endpoint wait together (see `pace`), and a request that was sent away asks again when the narrower
+window has room for it; other server errors and dropped connections make the one request wait. A request that the endpoint
+refuses (HTTP 400, 413, 422) costs that request and no other.
 
 The client is used through its plain `post`, which leaves out the second validation of what `parsing` validates anyway:
 measured here, that is 0.6 ms of CPU a reply instead of 1.2.
@@ -11,11 +12,13 @@ measured here, that is 0.6 ms of CPU a reply instead of 1.2.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -54,15 +57,30 @@ def api_key(endpoint: Endpoint) -> str:
     )
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A request on its way, and how often it was tried in vain."""
+
+    request: Request
+    task: str | None
+    tries: int = 0
+
+
 class EndpointClient:
-    """Asks one endpoint, at its pace, and remembers how it wants to be asked for JSON."""
+    """Asks one endpoint, at its pace, and remembers how it wants to be asked for JSON.
+
+    Attributes:
+        waiting: what is to be sent when the window has room, what was sent away before at its front.
+        stopped: set when nothing further is to be sent, not even what waits for its time.
+    """
 
     def __init__(self, endpoint: Endpoint, arguments: LLMArguments, http: httpx2.AsyncClient) -> None:
         self.endpoint, self.arguments, self.key = endpoint, arguments, api_key(endpoint)
         self.pace = Pace(arguments.max_concurrency)
-        self.waiting: deque[Pending] = deque()
-        self.in_flight = self.unanswered_in_a_row = 0
-        self._format, self._format_works = 0, False
+        self.waiting: deque[_Asked] = deque()
+        self.stopped = asyncio.Event()
+        self.in_flight = self._unanswered_in_a_row = 0
+        self._format, self._format_works, self._last_error = 0, False, ""
         self._client = AsyncOpenAI(
             api_key=self.key,
             base_url=endpoint.base_url,
@@ -72,55 +90,73 @@ class EndpointClient:
         )
         self._url = f"{str(self._client.base_url).rstrip('/')}/chat/completions"  # whole, to be parsed once
 
-    async def outcome(self, request: Request, task: str | None) -> Outcome:
-        """Render, ask and check one request.
+    async def outcome(self, asked: _Asked) -> Outcome | None:
+        """Render, ask and check one request; None if it is to be asked later, or not at all because asking ends.
 
         Raises:
             InputError: if the endpoint refuses the key or the model.
-            RunError: if it left `GIVE_UP_AFTER` requests in a row without an answer.
+            RunError: if it stopped answering.
         """
-        answer = await self._answer(request, render(request.prompt, request.attributes, task))
-        if isinstance(answer, dict):
-            self.unanswered_in_a_row = 0
-            return reply_outcome(request, answer)
+        answer = await self._answer(asked, render(asked.request.prompt, asked.request.attributes, asked.task))
         if answer is not None:
-            self.unanswered_in_a_row = 0
-            return Outcome(request.id, refusal=answer)
-        self.unanswered_in_a_row += 1
-        if self.unanswered_in_a_row >= GIVE_UP_AFTER:
+            self._unanswered_in_a_row = 0
+            if isinstance(answer, dict):
+                return reply_outcome(asked.request, answer)
+            return Outcome(asked.request.id, refusal=answer)
+        if self.stopped.is_set():
+            return None
+        is_given_up = asked.tries >= self.arguments.max_retries
+        self._unanswered_in_a_row += is_given_up
+        if self._unanswered_in_a_row >= GIVE_UP_AFTER or (
+            self._unanswered_in_a_row and self.pace.tries > self.arguments.max_retries
+        ):
             raise RunError(
-                f"The endpoint of {self.endpoint.model} gave no answer to {GIVE_UP_AFTER} requests in a row, after "
-                f"{self.arguments.max_retries} tries each. All replies so far are kept; run the same command again later "
-                "to go on."
+                f"The endpoint of {self.endpoint.model} stopped answering: {self._unanswered_in_a_row:,} requests in a row "
+                f"got no answer in {self.arguments.max_retries} tries each, the last one {self._last_error}. All replies so "
+                "far are kept; run the same command again later to go on."
             )
-        return Outcome(request.id)
+        if is_given_up:
+            return Outcome(asked.request.id)
+        self.waiting.appendleft(asked)
+        return None
 
-    async def _answer(self, request: Request, prompt: str) -> dict[str, Any] | tuple[int, str] | None:
-        """Return the answer to one request, or None if the endpoint gave none in `max_retries` tries."""
-        tries = 0
-        while tries < self.arguments.max_retries:
-            while wait_s := self.pace.wait_s():
-                await asyncio.sleep(wait_s)
+    async def _answer(self, asked: _Asked, prompt: str) -> dict[str, Any] | tuple[int, str] | None:
+        """Return the answer to one request; None if it was sent away, has no tries left, or asking ends."""
+        while asked.tries < self.arguments.max_retries:
+            while (wait_s := self.pace.wait_s()) and not self.stopped.is_set():
+                await self._sleep(wait_s)
+            if self.stopped.is_set():
+                return None
             asked_format, sent_at = self._format, time.monotonic()
             try:
-                return await self._ask(request, prompt, FORMATS[asked_format])
+                return await self._ask(asked.request, prompt, FORMATS[asked_format])
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
                 raise self._wrong_settings(error) from None
             except openai.APIStatusError as error:
                 if error.status_code in (408, 409, 429) or error.status_code >= 500:
-                    tries += 1
+                    asked.tries += 1
+                    self._last_error = f"HTTP {error.status_code}: {self._clean(error)}"
                     if error.status_code in (429, 503) or "retry-after" in error.response.headers:
                         self.pace.push_back(sent_at, error.response.headers)
-                    else:
-                        await asyncio.sleep(backoff_s(tries))
+                        return None
+                    await self._sleep(backoff_s(asked.tries))
                 elif asked_format == self._format and not self._next_format(error):
                     return error.status_code, self._clean(error)
-            except (openai.APIConnectionError, ValueError) as error:  # ValueError: the body was cut off
-                tries += 1
-                if isinstance(error, openai.APITimeoutError):
-                    self.pace.push_back(sent_at)
-                await asyncio.sleep(backoff_s(tries))
+            except openai.APITimeoutError:
+                asked.tries += 1
+                self._last_error = f"none within {self.arguments.timeout_s:g} s"
+                self.pace.push_back(sent_at)
+                return None
+            except (openai.APIConnectionError, ValueError, RecursionError) as error:  # the latter two: no whole JSON
+                asked.tries += 1
+                self._last_error = str(error.__cause__ or error)
+                await self._sleep(backoff_s(asked.tries))
         return None
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, but no longer than there is anything left to ask."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stopped.wait(), seconds)
 
     async def _ask(self, request: Request, prompt: str, kind: str) -> dict[str, Any]:
         response = await self._client.post(
@@ -183,7 +219,7 @@ class LiveLLM:
         self._error: BaseException | None = None
         self._arrived = asyncio.Event()
         self._outcomes: list[Outcome] = []
-        self._tasks: set[asyncio.Task[Outcome]] = set()
+        self._tasks: set[asyncio.Task[Outcome | None]] = set()
 
     async def __aenter__(self) -> Self:
         self._http = LeanHttpClient(timeout=self.arguments.timeout_s)
@@ -231,31 +267,31 @@ class LiveLLM:
             while self._more and self._room > 0:
                 if (item := next(self.pending)) is None:
                     break
-                self._clients[endpoint_of(item[0].id, self.endpoints)].waiting.append(item)
+                self._clients[endpoint_of(item[0].id, self.endpoints)].waiting.append(_Asked(*item))
         except StopIteration:
             self._more = False
         except Exception as error:  # told by `take`: this runs in a callback of the event loop
             self._fail(error)
         for client in self._clients.values():
-            while client.waiting and client.in_flight < int(client.pace.window):
-                task = asyncio.create_task(client.outcome(*client.waiting.popleft()))
+            while client.waiting and not client.stopped.is_set() and client.in_flight < int(client.pace.window):
+                task = asyncio.create_task(client.outcome(client.waiting.popleft()))
                 client.in_flight += 1
                 self._tasks.add(task)
                 task.add_done_callback(partial(self._done, client))
+        self._arrived.set()  # there may be nothing left to wait for
 
-    def _done(self, client: EndpointClient, task: asyncio.Task[Outcome]) -> None:
+    def _done(self, client: EndpointClient, task: asyncio.Task[Outcome | None]) -> None:
         client.in_flight -= 1
         self._tasks.discard(task)
         if task.cancelled():
             return
         if error := task.exception():
             self._fail(error)
-        else:
-            self._outcomes.append(task.result())
-            if self.stop(task.result()):
+        elif outcome := task.result():
+            self._outcomes.append(outcome)
+            if self.stop(outcome):
                 self.send_no_more()
         self.fill()
-        self._arrived.set()
 
     def _fail(self, error: BaseException) -> None:
         self._error = self._error or error
@@ -265,4 +301,5 @@ class LiveLLM:
         """Forget what was not sent yet; what is in flight is still waited for."""
         self._more = False
         for client in self._clients.values():
+            client.stopped.set()
             client.waiting.clear()

@@ -28,11 +28,11 @@ class Pace:
         self.window = float(min(max_concurrency, FIRST_WINDOW))
         self.resume_at = 0.0
         self._pushed_back_at = -1.0  # when the window was last halved; below 0: never
-        self._tries = 0  # pushes back since the last success: how long to wait if the endpoint does not say
+        self.tries = 0  # bursts of pushes back since the last success: how long to wait if the endpoint does not say
 
     def success(self, headers: Mapping[str, str]) -> None:
         """Widen the window, and wait if the headers say that nothing is left of the rate limit."""
-        self._tries = 0
+        self.tries = 0
         self.window = min(self.max_concurrency, self.window + (1.0 if self._pushed_back_at < 0 else 1.0 / self.window))
         if wait_s := exhausted_s(headers):
             self._wait(wait_s)
@@ -42,9 +42,9 @@ class Pace:
         if sent_at >= self._pushed_back_at:
             self.window = max(1.0, self.window / 2)
             self._pushed_back_at = time.monotonic()
-            self._tries += 1
+            self.tries += 1
         if headers is not None:
-            self._wait(retry_after_s(headers) or exhausted_s(headers) or backoff_s(self._tries))
+            self._wait(retry_after_s(headers) or exhausted_s(headers) or backoff_s(self.tries))
 
     def wait_s(self) -> float:
         """Return how long to wait before the next request, 0 if not at all; jitter keeps them from coming all at once."""
@@ -68,7 +68,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
             return float(text) * unit_s
     try:
         return max(0.0, email.utils.parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

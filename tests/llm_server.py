@@ -19,6 +19,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.llm_rudeness import Polite
+
 RUDE = ("429", "500", "503", "slow", "truncated", "chatty", "drop", "cut", "empty")
 _WORDS = [
     "river",
@@ -75,6 +77,8 @@ class LLMServer(ThreadingHTTPServer):
         answered: how often each request was answered with a whole chat completion.
         kinds: how often each kind of rudeness happened.
         bodies: every request body that arrived.
+        keys: every API key that arrived, with how often.
+        arrived_at: time.monotonic() of each arrival.
         max_in_flight: the most requests that were being answered at once.
     """
 
@@ -89,20 +93,23 @@ class LLMServer(ThreadingHTTPServer):
         seed: int = 0,
         model: str = "tiny-llm",
         key: str | None = None,
-        usage: bool = True,
+        usage: bool | dict[str, int] = True,
         formats: tuple[str, ...] = ("json_schema", "json_object", "text"),
         refuse: Callable[[str], bool] = lambda request_id: False,
         retry_after_s: float = 0.05,
         latency_s: float = 0.0,
+        limits: Polite | None = None,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.reply, self.rude, self.max_rude, self.seed = reply, rude or {}, max_rude, seed
         self.model, self.key, self.usage, self.formats, self.refuse = model, key, usage, formats, refuse
-        self.retry_after_s, self.latency_s = retry_after_s, latency_s
+        self.retry_after_s, self.latency_s, self.limits = retry_after_s, latency_s, limits or Polite()
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
+        self.keys: Counter[str] = Counter()
+        self.arrived_at: list[float] = []
         self.in_flight = self.max_in_flight = 0
         self.lock = threading.Lock()
 
@@ -154,8 +161,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server.bodies.append(body)
-        time.sleep(server.latency_s)
+        with server.lock:
+            server.bodies.append(body)
+            server.keys[self.headers["Authorization"].removeprefix("Bearer ")] += 1
+            server.arrived_at.append(time.monotonic())
         if server.key and self.headers.get("Authorization") != f"Bearer {server.key}":
             return self._error(401, f"Incorrect API key provided: {self.headers.get('Authorization')}")
         if not self.path.endswith("/chat/completions") or body["model"] != server.model:
@@ -166,7 +175,14 @@ class _Handler(BaseHTTPRequestHandler):
         if server.refuse(request_id):
             server.asked[request_id] += 1
             return self._error(400, "This prompt was flagged.")
-        rude = server.rudeness(request_id)
+        if (refusal := server.limits.enter(request_id)) is not None:
+            return self._error(refusal[0], "Too many requests.", refusal[1])
+        time.sleep(server.latency_s)
+        return self._serve(request_id, prompt, server.rudeness(request_id))
+
+    def _serve(self, request_id: str, prompt: str, rude: str | None) -> None:
+        server = self.server
+        headers = server.limits.leave()
         if rude == "429":
             return self._error(429, "Rate limit reached.", {"Retry-After": str(server.retry_after_s)})
         if rude in ("500", "503"):
@@ -175,9 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._drop()
         if rude == "slow":
             time.sleep(0.3)
-        return self._complete(request_id, prompt, rude)
+        return self._complete(request_id, prompt, rude, headers)
 
-    def _complete(self, request_id: str, prompt: str, rude: str | None) -> None:
+    def _complete(self, request_id: str, prompt: str, rude: str | None, headers: dict[str, str]) -> None:
         server, text = self.server, self.server.reply(request_id, prompt)
         if rude == "truncated":
             text = text[: len(text) // 2]
@@ -196,6 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
         if server.usage:
             tokens = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
+            tokens = server.usage if isinstance(server.usage, dict) else tokens
             completion["usage"] = tokens | {"total_tokens": sum(tokens.values())}
         payload = json.dumps(completion).encode()
         if rude == "cut":
@@ -205,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._drop()
         with server.lock:
             server.answered[request_id] += 1
-        self._headers(200, len(payload))
+        self._headers(200, len(payload), headers)
         self.wfile.write(payload)
         return None
 

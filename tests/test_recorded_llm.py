@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import json
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from dataset_builder.asking import generate, journal_path
 from dataset_builder.config import PlanArguments
-from dataset_builder.errors import InputError
+from dataset_builder.errors import InputError, RunError
 from dataset_builder.llm_config import LLMArguments
-from dataset_builder.plan import Request, brainstorm_requests, generate_requests
-from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_lines, read_batch_output, recorded_replies
+from dataset_builder.plan import brainstorm_requests, generate_requests
+from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_lines, read_batch_output
 from embedsmith import RECIPES_DIR
 from tests.replies import answer, ask_recorded, batch_line, completion, write_batch_output
 
 REQUESTS = list(generate_requests(PlanArguments("unused", 6, subgroups=["sts"])))
 IDS = [request.id for request in REQUESTS]
+GOOD = {request.id: answer(request) for request in REQUESTS}
 
 
 def file_of(folder: Path, *lines: str) -> Path:
@@ -26,32 +32,59 @@ def file_of(folder: Path, *lines: str) -> Path:
     return path
 
 
-def played(path: Path, requests: list[Request] = REQUESTS) -> list[tuple[str, str]]:
-    """Return (request id, text of the reply) in the order in which they come."""
-    return [(r.id, body["choices"][0]["message"]["content"]) for r, body in recorded_replies(path, requests)]
+def play(run: Path, path: Path, num_examples: int = 6, **settings: Any) -> str:
+    """Ask a file for the examples of a small plan; return what `generate` says."""
+    plan = PlanArguments(str(run), num_examples, subgroups=["sts"])
+    return generate(plan, LLMArguments(recorded_replies=str(path), **settings))
+
+
+def kept(run: Path) -> list[tuple[str, Any]]:
+    """Return (request id, chat completion) of every reply in the journal, in the order in which they were committed."""
+    with contextlib.closing(sqlite3.connect(journal_path(PlanArguments(str(run))))) as db:
+        rows = db.execute("SELECT request_id, body FROM replies ORDER BY rowid").fetchall()
+    return [(id_, json.loads(body)) for id_, body in rows]
 
 
 @pytest.mark.parametrize("name", ["replies.jsonl", "replies.jsonl.gz"])
 def test_plain_and_gzipped_files(tmp_path: Path, name: str) -> None:
-    path = write_batch_output(tmp_path / name, {request.id: answer(request) for request in REQUESTS})
-    assert list(recorded_replies(path, REQUESTS)) == [(request, answer(request)) for request in REQUESTS]
+    path = write_batch_output(tmp_path / name, GOOD)
+    assert play(tmp_path / "run", path) == "6 of 6 replies usable"
+    assert kept(tmp_path / "run") == list(GOOD.items())
 
 
 def test_replies_come_in_the_order_of_the_file_and_only_those_that_are_pending(tmp_path: Path) -> None:
-    path = file_of(tmp_path, *(batch_line(id_, completion(id_)) for id_ in ("other", *reversed(IDS))))
-    assert played(path, REQUESTS[:3]) == [(id_, id_) for id_ in reversed(IDS[:3])]
-    assert played(path, []) == []
+    path = file_of(tmp_path, *(batch_line(id_, GOOD.get(id_, {})) for id_ in ("other", *reversed(IDS))))
+    play(tmp_path / "run", path, 3)
+    assert kept(tmp_path / "run") == [(id_, GOOD[id_]) for id_ in reversed(IDS[:3])]
+    play(tmp_path / "run", path, 3)
+    assert len(kept(tmp_path / "run")) == 3
+    play(tmp_path / "run", path, 6)
+    assert kept(tmp_path / "run")[3:] == [(id_, GOOD[id_]) for id_ in reversed(IDS[3:])]
 
 
-def test_of_several_replies_to_a_request_the_first_good_one_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", ["good", "bad"])
+def test_of_several_replies_to_a_request_the_first_one_counts(tmp_path: Path, first: str) -> None:
+    """A reply that cannot be used is a reply too: a recording is not asked again."""
+    body = GOOD[IDS[0]] if first == "good" else completion("bad")
     path = file_of(
         tmp_path,
         batch_line(IDS[0], None, status_code=500),
         batch_line(IDS[0], completion("refused"), error={"code": "expired"}),
-        batch_line(IDS[0], completion("first")),
+        batch_line(IDS[0], body),
         batch_line(IDS[0], completion("second")),
+        *(batch_line(id_, GOOD[id_]) for id_ in IDS[1:]),
+        batch_line(IDS[0], GOOD[IDS[0]]),
     )
-    assert played(path, REQUESTS[:1]) == [(IDS[0], "first")]
+    for _ in range(2):
+        assert play(tmp_path / "run", path) == f"{6 if first == 'good' else 5} of 6 replies usable"
+        assert [reply for id_, reply in kept(tmp_path / "run") if id_ == IDS[0]] == [body]
+
+
+@pytest.mark.parametrize("num_lines", [499, 500, 501, 1203])
+def test_a_file_of_any_length(tmp_path: Path, num_lines: int) -> None:
+    others = [batch_line(f"other-{n}", completion("other")) for n in range(num_lines - 1)]
+    path = file_of(tmp_path, *others, batch_line(IDS[0], GOOD[IDS[0]]))
+    assert play(tmp_path / "run", path, 1) == "1 of 1 replies usable"
 
 
 def test_blank_lines_and_other_alphabets(tmp_path: Path) -> None:
@@ -59,7 +92,9 @@ def test_blank_lines_and_other_alphabets(tmp_path: Path) -> None:
     path = file_of(
         tmp_path, "", batch_line(IDS[0], completion(text)), "  ", batch_line(IDS[1], completion("\ud83d")), ""
     )
-    assert played(path, REQUESTS[:2]) == [(IDS[0], text), (IDS[1], "\ud83d")]
+    with pytest.raises(RunError, match="No reply could be used"):
+        play(tmp_path / "run", path, 2)
+    assert kept(tmp_path / "run") == [(IDS[0], completion(text)), (IDS[1], completion("\ud83d"))]
 
 
 @pytest.mark.parametrize(
@@ -73,10 +108,14 @@ def test_blank_lines_and_other_alphabets(tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_reply_is_refused_before_any_is_played(tmp_path: Path, line: str) -> None:
-    path = file_of(tmp_path, *(batch_line(id_, completion(id_)) for id_ in IDS if id_ != IDS[2]), line)
-    replies = recorded_replies(path, REQUESTS)
+    path = file_of(tmp_path, *(batch_line(id_, GOOD[id_]) for id_ in IDS if id_ != IDS[2]), line)
     with pytest.raises(InputError, match=rf"no reply to 1 of the 6 requests .* '{IDS[2]}'"):
-        next(replies)
+        play(tmp_path / "run", path)
+    assert not journal_path(PlanArguments(str(tmp_path / "run"))).exists()
+    assert play(tmp_path / "run", path, 2) == "2 of 2 replies usable"
+    with pytest.raises(InputError, match=rf"no reply to 1 of the 4 requests .* '{IDS[2]}'"):
+        play(tmp_path / "run", path)
+    assert kept(tmp_path / "run") == [(id_, GOOD[id_]) for id_ in IDS[:2]]
 
 
 def test_what_a_line_tells_of_a_request_without_reply(tmp_path: Path) -> None:
@@ -120,9 +159,9 @@ def test_what_a_line_tells_of_a_request_without_reply(tmp_path: Path) -> None:
     ids=lambda line: line[:50],
 )
 def test_a_broken_line_is_told_by_its_number(tmp_path: Path, line: str) -> None:
-    path = file_of(tmp_path, batch_line(IDS[0], completion("good")), "", line)
+    path = file_of(tmp_path, batch_line(IDS[0], GOOD[IDS[0]]), "", line)
     with pytest.raises(InputError, match=r"Line 3 of .* is no line of a batch output file"):
-        played(path, REQUESTS[:1])
+        play(tmp_path / "run", path, 1)
 
 
 GZIPPED = gzip.compress("".join(batch_line(f"{n}", completion(f"{n * n}")) + "\n" for n in range(500)).encode())
