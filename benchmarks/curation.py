@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from pathlib import Path
 
 import psutil
 
@@ -26,7 +25,35 @@ from dataset_builder.plan import Request, brainstorm_requests, generate_requests
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from dataset_builder.schema import FIXED_INSTRUCTIONS, example_reply
 
-LANGUAGES = "en=17 am ar bn de el es fa fr he hi id it ja ka ko nl pl pt ru sw ta th tr uk vi zh".split()
+LANGUAGES = [
+    "en=17",
+    "am",
+    "ar",
+    "bn",
+    "de",
+    "el",
+    "es",
+    "fa",
+    "fr",
+    "he",
+    "hi",
+    "id",
+    "it",
+    "ja",
+    "ka",
+    "ko",
+    "nl",
+    "pl",
+    "pt",
+    "ru",
+    "sw",
+    "ta",
+    "th",
+    "tr",
+    "uk",
+    "vi",
+    "zh",
+]
 UNSPACED = ("ja", "th", "zh")
 DEMO = PlanArguments(
     "unused", 192, languages=LANGUAGES, tasks_per_brainstorm=8, examples_per_task=1, num_words=[50, 100, 200]

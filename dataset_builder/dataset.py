@@ -79,7 +79,7 @@ def _finish(plan: PlanArguments, arguments: CurationArguments, curation: _Curati
     (folder / "README.md").write_text(card, encoding="utf-8")
     replace_folder(run / "dataset", folder)
     if curation.test_sets is not None:
-        text = report(curation.test_sets, composition.overlaps)
+        text = report(composition.overlaps, curation.test_sets)
         (run / "contamination.md").write_text(text, encoding="utf-8")
         print(f"curate: overlaps with test sets are in {run / 'contamination.md'}", file=sys.stderr)
     text = f"{composition.num_kept:,} examples kept"
