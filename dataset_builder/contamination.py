@@ -207,8 +207,6 @@ def _whole_hash(words: Sequence[str]) -> Hashes:
 
 def _indexed(task: str, texts: Iterable[str], ngram: int) -> tuple[TaskCount, Hashes]:
     """Return the counts of a task, and the sorted, distinct hashes of its texts."""
-    from dataset_builder.curation import normalize  # which imports this module
-
     num_texts, num_too_short, num_new = 0, 0, 0
     hashes, new = np.empty(0, np.uint64), list[Hashes]()
     for text in texts:

@@ -183,14 +183,14 @@ class _BatchHandler(_Handler):
     server: BatchServer
 
     def do_GET(self) -> None:
-        self._serve(b"")
+        self._serve_file(b"")
 
     def do_POST(self) -> None:
         if self.path.endswith("/chat/completions"):
             return super().do_POST()
-        return self._serve(self.rfile.read(int(self.headers["Content-Length"])))
+        return self._serve_file(self.rfile.read(int(self.headers["Content-Length"])))
 
-    def _serve(self, content: bytes) -> None:
+    def _serve_file(self, content: bytes) -> None:
         server, what = self.server, f"{self.command} {urlsplit(self.path).path}"
         fault = server.fault(what)
         server.hook(what, "before")

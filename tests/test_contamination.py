@@ -12,8 +12,8 @@ import yaml
 from datasets import Dataset
 
 from dataset_builder import contamination
+from dataset_builder.checks import normalize
 from dataset_builder.contamination import Overlap, TaskCount, report
-from dataset_builder.curation import normalize
 from dataset_builder.errors import InputError
 from dataset_builder.mteb_texts import tasks_named
 from dataset_builder.words import words

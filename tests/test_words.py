@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from dataset_builder.curation import normalize
+from dataset_builder.checks import normalize
 from dataset_builder.words import CHARACTERS_PER_WORD, joined, ngram_hashes, num_words, words
 
 TEXTS = {
