@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,9 +26,7 @@ from dataset_builder.plan import Request, brainstorm_requests, generate_requests
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from dataset_builder.schema import FIXED_INSTRUCTIONS, example_reply
 
-LANGUAGES = (
-    "en=17 am ar bn de el es fa fr he hi id it ja ka ko nl pl pt ru sw ta th tr uk vi zh"  # the demo's
-).split()
+LANGUAGES = ["en=17", *re.findall("..", "amarbndeelesfafrhehiiditjakakonlplptruswtathtrukvizh")]
 UNSPACED = ("ja", "th", "zh")
 DEMO = PlanArguments(
     "unused", 192, languages=LANGUAGES, tasks_per_brainstorm=8, examples_per_task=1, num_words=[50, 100, 200]

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from dataset_builder.checks import normalize
 from dataset_builder.mteb_texts import tasks_named, texts_of
 from dataset_builder.progress import duration
 from dataset_builder.words import joined, ngram_hashes, num_words, words
