@@ -59,6 +59,28 @@ Telu te Telugu
 Thai th Thai
 """
 
+FURTHER_SCRIPTS: dict[str, tuple[str, ...]] = {
+    "az": ("Cyrl", "Arab"),  # until 1991 in Azerbaijan; in Iran to this day
+    "bn": ("Latn",),  # XLM-R's list counts the romanised text of bn, hi, ta, te and ur too
+    "bs": ("Cyrl",),  # official beside Latn
+    "ha": ("Arab",),  # Ajami
+    "hi": ("Latn",),
+    "jv": ("Java",),
+    "kk": ("Latn", "Arab"),  # the alphabet that Kazakhstan is going over to; in China
+    "ku": ("Arab",),  # Sorani
+    "mn": ("Mong",),  # in China, and official beside Cyrl
+    "ms": ("Arab",),  # Jawi
+    "pa": ("Arab",),  # Shahmukhi, in Pakistan
+    "sd": ("Deva",),  # in India
+    "sr": ("Latn",),  # as usual as Cyrl
+    "su": ("Sund",),
+    "ta": ("Latn",),
+    "te": ("Latn",),
+    "ur": ("Latn",),
+    "uz": ("Cyrl", "Arab"),  # until the 1990s and by many to this day; in Afghanistan
+}
+"""The scripts besides `Language.script` in which a text of the language is right, by code; why, where it isn't plain."""
+
 
 def _read_table() -> dict[str, Language]:
     rows = [(script, *entry.split(" ", 1)) for script, entries in _lines() for entry in entries.split("|")]
