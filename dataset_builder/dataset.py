@@ -121,6 +121,7 @@ class _Curation:
     work: Path
 
     def write(self) -> None:
+        """Write all of them."""
         self.composition, self.num_tasks = Composition(), 0
         self.test_sets: TestSets | None = None
         if self.arguments.contamination_tasks:

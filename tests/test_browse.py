@@ -96,7 +96,7 @@ def test_the_page_holds_the_whole_run(run_dir: Path) -> None:
     rows = {row["id"]: row for row in data["rows"]}
     files = [path for path in (run_dir / "dataset").rglob("*.parquet") if path.parent.name != "tasks"]
     examples = read_parquet(*files)
-    rejected = read_parquet(run_dir / "rejected" / "train-00000-of-00001.parquet")
+    rejected = read_parquet(*(run_dir / "rejected").glob("*.parquet"))
     assert data["total"] == 120 == len(rows)
     assert rejected
     assert {id_ for id_, row in rows.items() if row["outcome"] == "kept"} == {row["id"] for row in examples}
@@ -104,8 +104,10 @@ def test_the_page_holds_the_whole_run(run_dir: Path) -> None:
         row = rows[example["id"]]
         assert row["task"] == example["instruction"]
         assert row["attributes"] == json.loads(example["attributes"])
-        for name in ("query", "positive", "negative", "language", "positive_language", "model", "prompt"):
+        for name in ("language", "positive_language", "model", "prompt"):
             assert row.get(name) == example[name]
+        for name in ("query", "positive", "negative"):
+            assert (row.get(name) or "")[:1900] == (example[name] or "")[:1900]  # long texts are cut
     for reply in rejected:
         row = rows[reply["id"]]
         assert [row["outcome"], row["detail"], row["reply"]] == [reply[name] for name in ("reason", "detail", "reply")]

@@ -10,19 +10,28 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
-from dataset_builder.config import CurationArguments
+from dataset_builder.config import DATASET_ARGUMENTS, CurationArguments
 from dataset_builder.curation import REASONS
 from dataset_builder.dataset import FEATURES, REJECTED_FEATURES
 from dataset_builder.journal import Entry
 from dataset_builder.parquet import ParquetShards
 from dataset_builder.parsing import Rejection, parse_tasks
-from dataset_builder.plan import Request
+from dataset_builder.plan import Request, generate_requests
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from dataset_builder.schema import BRAINSTORMED, SUBGROUPS
+from embedsmith import parse
 from tests.replies import curate_entries
 
 NUM_REPLIES = 20_000
-TEXTS = [body["choices"][0]["message"]["content"] for id_, body in read_batch_output(DEFAULT_REPLIES) if "-gen" in id_]
+DEMO = {
+    request.id: request for request in generate_requests(parse("curate", DATASET_ARGUMENTS, ["--config", "demo"])[0])
+}
+REPLIES = [
+    (DEMO[id_], str(body["choices"][0]["message"]["content"]))
+    for id_, body in read_batch_output(DEFAULT_REPLIES)
+    if id_ in DEMO
+]
+TEXTS = [text for _, text in REPLIES]
 NASTY = (
     *(
         "\x00",
@@ -97,13 +106,16 @@ def completion(rng: random.Random, content: Any) -> dict[str, Any]:
 def test_mutated_replies_are_examples_or_counted_rejections(tmp_path: Path) -> None:
     rng, entries = random.Random(7), []
     for number in range(NUM_REPLIES):
-        subgroup = rng.choice(SUBGROUPS)
-        attributes = {"language": rng.choice(["en", "de", "zh", "fil", "yi"]), "hard_negative": rng.random() < 0.8}
-        if subgroup == "bitext":
-            attributes["positive_language"] = "fr"
+        asked, text = rng.choice(REPLIES)
+        subgroup, attributes = asked.subgroup, asked.attributes
+        if rng.random() < 0.4:  # a reply to another request, in another language
+            subgroup = rng.choice(SUBGROUPS)
+            attributes = {"language": rng.choice(["en", "de", "zh", "fil", "yi"]), "hard_negative": rng.random() < 0.8}
+            if subgroup == "bitext":
+                attributes["positive_language"] = "fr"
         request = Request(f"r{number}", "generate", subgroup, number, f"{subgroup}/generate/author", attributes)
         task = "Find it." if subgroup in BRAINSTORMED else None
-        entries.append(Entry(request, task, completion(rng, mutate(rng, rng.choice(TEXTS)))))
+        entries.append(Entry(request, task, completion(rng, mutate(rng, text))))
     curated = curate_entries(entries, CurationArguments(test_size=0.2))
     kept = list(curated.rows())
     assert len(kept) + len(curated.rejected) == NUM_REPLIES

@@ -169,7 +169,7 @@ def test_hopeless_replies_are_kept_and_counted(tmp_path: Path, capsys: pytest.Ca
         assert embedsmith("curate", *flags) == 1
         assert "json 12" in capsys.readouterr().err
     assert not (tmp_path / "dataset").exists()
-    assert (tmp_path / "rejected" / "train-00000-of-00001.parquet").is_file()
+    assert len(list((tmp_path / "rejected").glob("train-00000-of-00001-*.parquet"))) == 1
 
 
 def test_a_dead_endpoint_ends_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
