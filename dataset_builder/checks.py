@@ -20,7 +20,7 @@ from dataset_builder.words import num_words, words
 Row = dict[str, Any]
 
 # what is neither letter, mark, number nor symbol, but for the sign of a number
-_DROPPED = regex.compile(r"(?:(?!(?<![\p{L}\p{N}])-\d)[^\p{L}\p{M}\p{N}\p{S}])+")
+_DROPPED = regex.compile(r"(?:[^\p{L}\p{M}\p{N}\p{S}-]|-(?!\d)|(?<=[\p{L}\p{N}])-)+")
 _SHORT_TEXT = 200  # letters; shorter texts are also judged together with the others in their language
 _MIN_LONG_LONG = 300  # words that the prompts of long-long ask for at least (paper, table 10)
 _QUERY_LENGTHS = {"less than 5 words": (1, 5), "5 to 15 words": (5, 15), "at least 10 words": (10, None)}

@@ -42,7 +42,7 @@ def signature(words: list[str]) -> Signatures:
     Its expected share of equal entries with another one is the Jaccard similarity of the two sets (Broder, 1997). Pairs
     make the order count, single words keep short texts comparable.
     """
-    shingles = np.unique(np.concatenate([ngram_hashes(words, 1), ngram_hashes(words, 2)]))
+    shingles = np.concatenate([ngram_hashes(words, 1), ngram_hashes(words, 2)])
     sketch = MinHash(num_perm=NUM_HASHES, permutations=_permutations(), hashfunc=_same, scheme="affine32")
     sketch.update_batch((shingles >> np.uint64(32)).tolist())
     return np.asarray(sketch.hashvalues, dtype=np.uint32)
