@@ -19,6 +19,7 @@ from dataset_builder.plan import (
     brainstorm_requests,
     generate_requests,
     num_brainstorms,
+    num_examples_by_subgroup,
     request_id,
     subgroup_sequence,
 )
@@ -226,10 +227,12 @@ def test_the_paper_recipe_plans_150_000_tasks() -> None:
     plan = parse("plan", types, ["--config", "paper"])[0]
     assert plan.num_examples == 500_000
     assert len(plan.language_weights) == 93
-    assert num_brainstorms(plan) == dict.fromkeys(BRAINSTORMED, 1875)
-    assert 4 * 1875 * plan.tasks_per_brainstorm == 150_000
-    counts = Counter(subgroup_sequence(plan.subgroup_weights, plan.num_examples))
-    assert all(37_499 <= math.ceil(counts[name] / plan.examples_per_task) <= 37_500 for name in BRAINSTORMED)
+    counts = num_examples_by_subgroup(plan)
+    assert sum(counts.values()) == 500_000
+    assert sum(counts[name] for name in BRAINSTORMED) == 316_047
+    num_tasks = sum(math.ceil(counts[name] / plan.examples_per_task) for name in BRAINSTORMED)
+    assert abs(num_tasks - 150_000) <= 2
+    assert sum(num_brainstorms(plan).values()) * plan.tasks_per_brainstorm == 150_020  # whole brainstorms
 
 
 def test_another_seed_is_another_plan() -> None:
