@@ -64,6 +64,12 @@ def generate(plan: PlanArguments, llm: LLMArguments) -> str:
                 f"There are no tasks for {', '.join(without)}, so {sum(num_requests[s] for s in without):,} of "
                 f"{plan.num_examples:,} examples cannot be asked for; run `embedsmith brainstorm` first."
             )
+        if tasks.num_missing:
+            print(
+                f"generate: {tasks.num_missing:,} brainstorms have no usable reply, so others' tasks are used more often; run "
+                "`embedsmith brainstorm` again first to have them all",
+                file=sys.stderr,
+            )
         asking = _Asking("generate", num_requests, llm, journal)
         return asking.ask(lambda: _with_tasks(generate_requests(plan), tasks))
 
@@ -133,10 +139,10 @@ class _Asking:
 
     def _ingest(
         self, planned: Callable[[], Iterator[Pending]], replies: Iterable[tuple[str, object]], source: str
-    ) -> None:
-        """Commit those of the replies, or refusals, that are to requests which are still open."""
+    ) -> int:
+        """Commit those of the replies, or refusals, that are to requests which are still open; return their number."""
         num_open = sum(1 for _ in self._pending(planned())) if source == "batch_in" else 0
-        num_found = 0
+        num_found = num_new = 0
         for chunk in chunks(replies):
             open_requests = {r.id: r for r, _ in self.journal.pending([id_ for id_, _ in chunk], self.max_attempts)}
             outcomes = []
@@ -150,22 +156,26 @@ class _Asking:
                         outcomes.append(outcome)
             self._count(outcomes)
             self._commit(outcomes, source)
+            num_new += len(outcomes)
         if num_open and not num_found:
             raise InputError(
                 f"`batch_in` has no reply to any of the {num_open:,} requests that are still open, such as "
                 f"'{next(self._pending(planned()))[0].id}'; give the result files of this plan's own batches."
             )
+        return num_new
 
     def _submit(self, planned: Callable[[], Iterator[Pending]]) -> None:
-        """Take what submitted batches answered, then submit what is missing, up to `max_attempts` times."""
+        """Take what submitted batches answered, then submit what is missing, as long as that brings something."""
         from dataset_builder.batch_api import BatchAPI
 
         api = BatchAPI(self.llm, self.journal, self.journal.path.parent / "batches", self.step)
         self._ingest(planned, api.results(), "batch")
-        for _ in range(self.llm.max_attempts):
-            if self._is_over_budget() or not api.submit(_prompts(self._pending(planned()))):
+        while not self._is_over_budget() and api.submit(_prompts(self._pending(planned()))):
+            if not self._ingest(planned, api.results(), "batch"):
+                print(
+                    f"{self.step}: the last batches brought nothing new; run again to submit the rest", file=sys.stderr
+                )
                 break
-            self._ingest(planned, api.results(), "batch")
 
     async def _live(self, planned: Callable[[], Iterator[Pending]]) -> None:
         """Ask the endpoints, and ask again what could not be parsed, up to `max_attempts` replies a request."""

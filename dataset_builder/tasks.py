@@ -23,6 +23,11 @@ class Tasks:
         """Tell whether a subgroup has a task, fixed or brainstormed."""
         return subgroup in FIXED_INSTRUCTIONS or any(self.lists.get(subgroup, []))
 
+    @property
+    def num_missing(self) -> int:
+        """Brainstorms without a usable reply."""
+        return sum(not tasks for lists in self.lists.values() for tasks in lists)
+
     def task(self, request: Request) -> str | None:
         """Return the task of a generate request; None if its subgroup has no usable brainstorm at all.
 

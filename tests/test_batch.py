@@ -12,6 +12,7 @@ import pytest
 
 from dataset_builder import batch_llm
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
+from tests.batch_server import BatchServer
 from tests.runs import embedsmith, folder_bytes
 
 RECORDED = dict(read_batch_output(DEFAULT_REPLIES))
@@ -137,3 +138,30 @@ def test_bad_batches(
 def test_a_batch_needs_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert embedsmith("brainstorm", "--config", "demo", "--output_dir", tmp_path, "--batch_out", tmp_path / "o") == 2
     assert "`llm_model` is not given" in capsys.readouterr().err
+
+
+def test_submitted_batches_give_the_bytes_of_the_recording(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both verbs through the Batch API, whose first batches expire when half of them is answered."""
+    monkeypatch.setattr(batch_llm, "MAX_REQUESTS", 100)
+    texts = {id_: str(body["choices"][0]["message"]["content"]) for id_, body in RECORDED.items()}
+    ends = {0: ("expired", 0.5), 1: ("expired", 0.5), 2: ("expired", 0.5)}
+    run, recorded = tmp_path / "run", tmp_path / "recorded"
+    with BatchServer(lambda id_, prompt: texts[id_], model="claude", ends=ends) as server:
+        flags = ("--batch_submit", "--batch_poll_s", 0.01, "--base_url", server.base_url)
+        for verb in ("brainstorm", "generate"):
+            assert embedsmith(verb, *demo(run), *flags) == 0
+        assert set(server.answered.values()) == {1}  # what expired was submitted again, and nothing else
+        num_batches = sum(server.created.values())
+        assert num_batches > 3
+        assert embedsmith("generate", *demo(run), *flags) == 0
+        assert sum(server.created.values()) == num_batches
+    assert "192 of 192 replies usable" in capsys.readouterr().out
+    for verb in ("brainstorm", "generate"):
+        assert embedsmith(verb, "--config", "demo", "--output_dir", recorded) == 0
+    for folder in (run, recorded):
+        assert embedsmith("curate", "--config", "demo", "--output_dir", folder) == 0
+    ours, theirs = folder_bytes(run / "dataset"), folder_bytes(recorded / "dataset")
+    del ours["README.md"], theirs["README.md"]  # it tells the tokens of the replies, and the recording has none
+    assert ours == theirs
