@@ -202,12 +202,20 @@ class _Asking:
             try:
                 while outcomes := await llm.take():
                     num_unanswered += sum(outcome.body is None and outcome.refusal is None for outcome in outcomes)
-                    await asyncio.to_thread(self._commit, outcomes, "live")
+                    await self._commit_aside(outcomes)
                     self._check_endpoint(outcomes)
                     await asyncio.sleep(_COMMIT_EVERY_S)
             finally:  # Ctrl-C or an error: what had arrived is kept
                 self._commit(llm.taken(), "live")
         return num_unanswered
+
+    async def _commit_aside(self, outcomes: list[Outcome]) -> None:
+        """Commit in a thread, to the end even if Ctrl-C comes meanwhile: nobody else holds these outcomes."""
+        committing = asyncio.ensure_future(asyncio.to_thread(self._commit, outcomes, "live"))
+        try:
+            await asyncio.shield(committing)
+        finally:
+            await committing
 
     def _count(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:

@@ -17,7 +17,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -72,10 +72,13 @@ class EndpointClient:
     Attributes:
         waiting: what is to be sent when the window has room, what was sent away before at its front.
         stopped: set when nothing further is to be sent, not even what waits for its time.
+        has_room: called when a place in the window comes free while a request waits by itself.
     """
 
-    def __init__(self, endpoint: Endpoint, arguments: LLMArguments, http: httpx2.AsyncClient) -> None:
-        self.endpoint, self.arguments, self.key = endpoint, arguments, api_key(endpoint)
+    def __init__(
+        self, endpoint: Endpoint, arguments: LLMArguments, http: httpx2.AsyncClient, has_room: Callable[[], None]
+    ) -> None:
+        self.endpoint, self.arguments, self.key, self.has_room = endpoint, arguments, api_key(endpoint), has_room
         self.pace = Pace(arguments.max_concurrency)
         self.waiting: deque[_Asked] = deque()
         self.stopped = asyncio.Event()
@@ -121,8 +124,8 @@ class EndpointClient:
         return None
 
     async def _answer(self, asked: _Asked, prompt: str) -> dict[str, Any] | tuple[int, str] | None:
-        """Return the answer to one request; None if it was sent away, has no tries left, or asking ends."""
-        while asked.tries < self.arguments.max_retries:
+        """Return the answer to one request; None if it is to be tried again, or asking ends."""
+        while True:  # until the format is one that the endpoint takes
             while (wait_s := self.pace.wait_s()) and not self.stopped.is_set():
                 await self._sleep(wait_s)
             if self.stopped.is_set():
@@ -134,24 +137,32 @@ class EndpointClient:
                 raise self._wrong_settings(error) from None
             except openai.APIStatusError as error:
                 if error.status_code in (408, 409, 429) or error.status_code >= 500:
-                    asked.tries += 1
-                    self._last_error = f"HTTP {error.status_code}: {self._clean(error)}"
-                    if error.status_code in (429, 503) or "retry-after" in error.response.headers:
-                        self.pace.push_back(sent_at, error.response.headers)
-                        return None
-                    await self._sleep(backoff_s(asked.tries))
-                elif asked_format == self._format and not self._next_format(error):
+                    headers = error.response.headers
+                    is_told_to_wait = error.status_code in (429, 503) or "retry-after" in headers
+                    pushed_back = (sent_at, headers) if is_told_to_wait else None
+                    await self._in_vain(asked, f"HTTP {error.status_code}: {self._clean(error)}", pushed_back)
+                    return None
+                if asked_format == self._format and not self._next_format(error):
                     return error.status_code, self._clean(error)
             except openai.APITimeoutError:
-                asked.tries += 1
-                self._last_error = f"none within {self.arguments.timeout_s:g} s"
-                self.pace.push_back(sent_at)
+                await self._in_vain(asked, f"none within {self.arguments.timeout_s:g} s", (sent_at, None))
                 return None
             except (openai.APIConnectionError, ValueError, RecursionError) as error:  # the latter two: no whole JSON
-                asked.tries += 1
-                self._last_error = str(error.__cause__ or error)
-                await self._sleep(backoff_s(asked.tries))
-        return None
+                await self._in_vain(asked, str(error.__cause__ or error), None)
+                return None
+
+    async def _in_vain(
+        self, asked: _Asked, error: str, pushed_back: tuple[float, Mapping[str, str] | None] | None
+    ) -> None:
+        """Count a try; narrow the window if the endpoint `pushed_back`, else wait, and give the place in it away."""
+        asked.tries, self._last_error = asked.tries + 1, error
+        if pushed_back is not None:
+            self.pace.push_back(*pushed_back)
+        elif asked.tries < self.arguments.max_retries:
+            self.in_flight -= 1
+            self.has_room()
+            await self._sleep(backoff_s(asked.tries))
+            self.in_flight += 1
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but no longer than there is anything left to ask."""
@@ -223,7 +234,9 @@ class LiveLLM:
 
     async def __aenter__(self) -> Self:
         self._http = LeanHttpClient(timeout=self.arguments.timeout_s)
-        self._clients = {endpoint: EndpointClient(endpoint, self.arguments, self._http) for endpoint in self.endpoints}
+        self._clients = {
+            endpoint: EndpointClient(endpoint, self.arguments, self._http, self.fill) for endpoint in self.endpoints
+        }
         self.fill()
         return self
 
@@ -257,7 +270,7 @@ class LiveLLM:
     @property
     def _room(self) -> int:
         """How many more requests to read: several endpoints need some in store, so that none waits for another."""
-        num_stored = sum(client.in_flight + len(client.waiting) for client in self._clients.values())
+        num_stored = len(self._tasks) + sum(len(client.waiting) for client in self._clients.values())
         capacity = self.arguments.max_concurrency * len(self._clients) * (1 + (len(self._clients) > 1))
         return capacity - num_stored
 

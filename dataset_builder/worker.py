@@ -6,7 +6,6 @@ import asyncio
 import gc
 import json
 import os
-import signal
 import sys
 from collections import deque
 
@@ -53,7 +52,9 @@ async def _receive(stdin: asyncio.StreamReader, inbox: Inbox, llm: LiveLLM) -> N
 async def _main() -> None:
     loop, stdin = asyncio.get_running_loop(), asyncio.StreamReader(limit=1 << 28)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
-    arguments, inbox, out = LLMArguments(**json.loads(await stdin.readline())), Inbox(), sys.stdout.buffer
+    if not (settings := await stdin.readline()):
+        os._exit(1)  # the parent is gone already
+    arguments, inbox, out = LLMArguments(**json.loads(settings)), Inbox(), sys.stdout.buffer
     try:
         async with LiveLLM(arguments, inbox) as llm:
             receiver = asyncio.create_task(_receive(stdin, inbox, llm))
@@ -62,12 +63,13 @@ async def _main() -> None:
                 out.flush()
                 await asyncio.sleep(0.005)  # a line for those that arrive together
             receiver.cancel()
+    except BrokenPipeError:
+        os._exit(1)
     except EmbedsmithError as error:
         out.write(json.dumps({"error": type(error).__name__, "message": str(error)}).encode() + b"\n")
         out.flush()
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to end
     gc.freeze()  # what was imported stays: looking at it again and again takes a tenth of the time
     asyncio.run(_main())

@@ -73,7 +73,10 @@ class LLMWorkers:
         pipe = asyncio.subprocess.PIPE
         command = [sys.executable, "-m", "dataset_builder.worker"]
         processes = [
-            await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=_LONGEST_LINE)
+            # a session of their own: Ctrl-C in a terminal is for the parent, which ends them
+            await asyncio.create_subprocess_exec(
+                *command, stdin=pipe, stdout=pipe, limit=_LONGEST_LINE, start_new_session=True
+            )
             for _ in range(self.num_workers)
         ]
         self._workers = [_Worker(process) for process in processes]

@@ -114,3 +114,16 @@ class Hold(Polite):
         if waits:
             self.go.wait(60)
         return None
+
+
+class Closing(Polite):
+    """Serves the first `num` requests, and then nobody any more."""
+
+    def __init__(self, num: int) -> None:
+        self.left = num
+        self.lock = threading.Lock()
+
+    def enter(self, request_id: str) -> Refusal | None:
+        with self.lock:
+            self.left -= 1
+            return (500, {}) if self.left < 0 else None

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,44 +10,45 @@ import pytest
 
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from tests.llm_server import LLMServer
+from tests.processes import alive, children, committed, started
 from tests.runs import embedsmith, folder_bytes
 
 RECORDED = {id_: str(body["choices"][0]["message"]["content"]) for id_, body in read_batch_output(DEFAULT_REPLIES)}
-RUDE = {"429": 0.1, "500": 0.1, "truncated": 0.1, "chatty": 0.1, "drop": 0.05, "cut": 0.05, "slow": 0.05}
+RUDE = {"429": 0.03, "500": 0.1, "truncated": 0.1, "chatty": 0.1, "drop": 0.05, "cut": 0.05, "slow": 0.05}
 
 
 def reply(request_id: str, prompt: str) -> str:
     return RECORDED[request_id]
 
 
-def committed(journal: Path) -> set[str]:
-    """Return the requests with a usable reply in the journal."""
-    with sqlite3.connect(journal) as db:
-        return {row[0] for row in db.execute("SELECT request_id FROM replies WHERE usable")}
-
-
 def generate_killed(server: LLMServer, flags: list[str], after: int) -> bool:
     """Run `generate` in a process of its own and kill it once `after` more requests arrived; tell whether it was killed."""
     target = server.asked.total() + after
-    process = subprocess.Popen(
-        [sys.executable, "-m", "embedsmith", "generate", *flags], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    while process.poll() is None and server.asked.total() < target:
-        time.sleep(0.005)
-    if process.poll() is not None:
-        return False
-    time.sleep(random.Random(after).uniform(0, 0.05))
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    with started("generate", *flags) as process:
+        while process.poll() is None and server.asked.total() < target:
+            time.sleep(0.005)
+        if process.poll() is not None:
+            return False
+        workers = children(process)
+        time.sleep(random.Random(after).uniform(0, 0.05))
+        process.kill()
+        process.wait()
+        assert alive(workers, within_s=3) == []
     return True
 
 
-@pytest.mark.parametrize("num_kills", [4, pytest.param(25, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
-def test_kill_9_loses_nothing_and_pays_nothing_twice(tmp_path: Path, num_kills: int) -> None:
+MANY = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.mark.parametrize(
+    ("num_kills", "num_workers"),
+    [(3, 1), (2, 2), pytest.param(25, 1, marks=MANY), pytest.param(25, 2, marks=MANY)],
+)
+def test_kill_9_loses_nothing_and_pays_nothing_twice(tmp_path: Path, num_kills: int, num_workers: int) -> None:
     rng = random.Random(num_kills)
     with LLMServer(reply, rude=RUDE, model="claude", usage=False, latency_s=0.02) as server:
         flags = ["--config", "demo", "--output_dir", str(tmp_path / "run"), "--llm", "live", "--llm_model", "claude"]
-        flags += ["--base_url", server.base_url, "--max_concurrency", "24"]
+        flags += ["--base_url", server.base_url, "--max_concurrency", "24", "--num_workers", str(num_workers)]
         assert embedsmith("brainstorm", *flags) == 0
         num_killed = 0
         for _ in range(num_kills):

@@ -36,17 +36,17 @@ def recorded_reply(request_id: str, prompt: str) -> str:
     return RECORDED[request_id]
 
 
+RUDE = {"429": 0.1, "500": 0.1, "slow": 0.1, "truncated": 0.1, "chatty": 0.2, "drop": 0.1, "cut": 0.1, "empty": 0.05}
+
+
 @pytest.mark.parametrize(
-    "rude",
-    [
-        {},
-        {"429": 0.2, "500": 0.1, "slow": 0.1, "truncated": 0.1, "chatty": 0.2, "drop": 0.1, "cut": 0.1, "empty": 0.05},
-    ],
-    ids=["polite", "rude"],
+    ("rude", "num_workers"), [({}, 1), ({}, 2), (RUDE, 1)], ids=["polite", "polite to two workers", "rude"]
 )
-def test_live_gives_the_bytes_of_the_recording(recorded: Path, tmp_path: Path, rude: dict[str, float]) -> None:
+def test_live_gives_the_bytes_of_the_recording(
+    recorded: Path, tmp_path: Path, rude: dict[str, float], num_workers: int
+) -> None:
     with LLMServer(recorded_reply, rude=rude, model="claude", usage=False) as server:
-        flags = live(server, tmp_path / "run", "--config", "demo", model="claude")
+        flags = live(server, tmp_path / "run", "--config", "demo", "--num_workers", num_workers, model="claude")
         for verb in ("brainstorm", "generate", "curate"):
             assert embedsmith(verb, *flags) == 0
         assert set(server.asked) == set(RECORDED)
