@@ -63,7 +63,7 @@ def answer(request: Request) -> Body:
     languages += [attributes.get("positive_language", languages[0])] * 2
     model = example_reply(request.subgroup, hard_negative=attributes.get("hard_negative", True))
     long = attributes.get("num_words", 300)
-    lengths = {"short-long": (12, long, long), "long-short": (long, 9, 9), "long-long": (300, 300, 300)}
+    lengths = {"short-long": (9, long, long), "long-short": (long, 9, 9), "long-long": (300, 300, 300)}
     columns = zip("QPN", languages, lengths.get(request.subgroup, (30, 30, 30)), strict=True)
     texts = [text_in(language, f"{letter}{request.index}", length) for letter, language, length in columns]
     return completion(json.dumps(dict(zip(model.model_fields, texts, strict=False)), ensure_ascii=False))
