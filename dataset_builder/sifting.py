@@ -99,9 +99,13 @@ def _processes(num_proc: int) -> Iterator[ProcessPoolExecutor]:
 
 def _end_with_parent() -> None:
     """Let this process end when the one that started it is gone; by itself a pool's process would wait forever."""
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+    def watch() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
