@@ -6,9 +6,12 @@ The plan is read as a stream, from which the requests in flight are taken: memor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 from dataset_builder.batch_llm import write_batch
@@ -181,10 +184,11 @@ class _Asking:
         """Ask the endpoints, and ask again what could not be parsed, up to `max_attempts` replies a request."""
         num_unanswered = 0
         for attempt in range(self.llm.max_attempts):
-            pending = self._pending(planned()) if attempt == 0 else self._open()
-            if self._is_over_budget() or (first := next(pending, None)) is None:
-                break
-            num_unanswered = await self._live_round(_chain(first, pending))
+            pending = read_ahead(self._pending(planned()) if attempt == 0 else self._open())
+            with contextlib.closing(pending):
+                if self._is_over_budget() or (first := next(pending, None)) is None:
+                    break
+                num_unanswered = await self._live_round(_chain(first, pending))
         if num_unanswered:
             print(f"{self.step}: {num_unanswered:,} requests got no answer; run again to ask them", file=sys.stderr)
 
@@ -288,6 +292,19 @@ class _Asking:
                 if entry.body is not None and (rejection := reply_outcome(entry.request, entry.body).rejection):
                     return f"{rejection.reason}, {rejection.detail}"
         return "no answer"
+
+
+def read_ahead(items: Iterator[Pending], size: int = 100) -> Generator[Pending]:
+    """Yield the items, read up to `size` ahead by a thread: planning waits for the disk, which must hold up no request."""
+
+    def read() -> list[Pending]:
+        return list(islice(items, size))
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(read)
+        while chunk := ahead.result():
+            ahead = thread.submit(read)
+            yield from chunk
 
 
 def _chain(first: Pending, rest: Iterator[Pending]) -> Iterator[Pending]:
