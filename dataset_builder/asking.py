@@ -134,17 +134,23 @@ class _Asking:
         num_found = 0
         for chunk in chunks(replies):
             open_requests = {r.id: r for r, _ in self.journal.pending([id_ for id_, _ in chunk], self.max_attempts)}
-            outcomes = []
+            outcomes: dict[Outcome, None] = {}  # the same reply twice is one reply
             for id_, answer in chunk:
-                if isinstance(answer, tuple) and id_ in open_requests:
-                    outcomes.append(Outcome(open_requests.pop(id_).id, refusal=answer))
-                elif isinstance(answer, dict) and (request := open_requests.pop(id_, None)):
+                if (request := open_requests.get(id_)) is None:
+                    continue
+                is_settled = source == "recorded" or isinstance(answer, tuple)
+                if isinstance(answer, tuple):
+                    outcomes[Outcome(id_, refusal=answer)] = None
+                elif isinstance(answer, dict):
                     num_found += 1
                     outcome = reply_outcome(request, answer)
+                    is_settled = is_settled or outcome.rejection is None
                     if source == "recorded" or not self.journal.has_reply(outcome):
-                        outcomes.append(outcome)
+                        outcomes[outcome] = None
+                if is_settled:
+                    del open_requests[id_]
             self._count(outcomes)
-            self._commit(outcomes, source)
+            self._commit(list(outcomes), source)
         if num_open and not num_found:
             raise InputError(
                 f"`batch_in` has no reply to any of the {num_open:,} requests that are still open, such as "

@@ -121,7 +121,7 @@ def save_tiny_chat_model(folder: Path, seed: int = 0) -> Path:
     config.max_position_embeddings = tokenizer.model_max_length
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
