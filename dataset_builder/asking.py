@@ -58,7 +58,8 @@ def generate(plan: PlanArguments, llm: LLMArguments) -> str:
     """
     with Journal(journal_path(plan), plan.identity(), write=True) as journal:
         tasks, num_requests = read_tasks(plan, journal), num_examples_by_subgroup(plan)
-        if without := [subgroup for subgroup in num_requests if not tasks.has(subgroup)]:
+        without: list[Subgroup] = [subgroup for subgroup in num_requests if not tasks.has(subgroup)]
+        if without:
             raise InputError(
                 f"There are no tasks for {', '.join(without)}, so {sum(num_requests[s] for s in without):,} of "
                 f"{plan.num_examples:,} examples cannot be asked for; run `embedsmith brainstorm` first."
@@ -76,7 +77,8 @@ class _Asking:
     """Asks the requests of one step, commits what comes back, and counts it."""
 
     def __init__(self, step: Step, num_requests: Mapping[Subgroup, int], llm: LLMArguments, journal: Journal) -> None:
-        self.step, self.num_requests, self.llm, self.journal = step, num_requests, llm, journal
+        self.step: Step = step
+        self.num_requests, self.llm, self.journal = num_requests, llm, journal
         self.total = sum(num_requests.values())
         self.endpoints = llm.endpoints()
         self.spent_usd: float = journal.spent().cost_usd or 0.0
