@@ -19,7 +19,9 @@ from tests.journals import (
     REQUESTS,
     add,
     entries,
+    journal,  # noqa: F401  a fixture
     opened,
+    path,  # noqa: F401  a fixture
     pending,
     reply,
     stored,
