@@ -16,7 +16,7 @@ from dataset_builder.config import CurationArguments
 from dataset_builder.curation import REASONS
 from dataset_builder.languages import LANGUAGES
 from dataset_builder.plots import plot_languages, plot_lengths
-from dataset_builder.schema import SUBGROUPS, Subgroup
+from dataset_builder.schema import SUBGROUPS, SYMMETRIC, Subgroup
 
 TEMPLATE = Path(__file__).parent / "dataset_card.md"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -94,6 +94,7 @@ def dataset_card(
         repo=(run_dir / "dataset").as_posix(),
         num_rows=composition.num_kept,
         num_tasks=num_tasks,
+        symmetric=[f"`{s}`" for s in SYMMETRIC if s in composition.tasks_of],
         num_by_split={name: composition.num_by_split(name) for name in ("train", "test")},
         first=next((s, split) for split in ("train", "test") for s in SUBGROUPS if composition.examples[s, split]),
         composition=[
@@ -142,4 +143,8 @@ def _sample(row: Row) -> dict[str, str]:
 
 def _shortened(text: str, limit: int = 280) -> str:
     text = " ".join(text.split()).replace("|", "\\|")
-    return text if len(text) <= limit else text[: limit - 1].rsplit(" ", 1)[0] + " …"
+    if len(text) <= limit:
+        return text
+    cut = text[: limit - 1]
+    end = cut.rfind(" ")
+    return (cut[:end] if end > limit - 40 else cut) + " …"  # no word is cut, but in scripts without spaces

@@ -11,6 +11,7 @@ from typing import Any
 
 import regex
 
+from dataset_builder.boilerplate import find_boilerplate
 from dataset_builder.config import CurationArguments
 from dataset_builder.language_check import wrong_language
 from dataset_builder.parsing import Rejection
@@ -23,29 +24,8 @@ Row = dict[str, Any]
 _DROPPED = regex.compile(r"(?:[^\p{L}\p{M}\p{N}\p{S}-]|-(?!\d)|(?<=[\p{L}\p{N}])-)+")
 _SHORT_TEXT = 200  # letters; shorter texts are also judged together with the others in their language
 _MIN_LONG_LONG = 300  # words that the prompts of long-long ask for at least (paper, table 10)
+_FEW = 5  # words: "a word or a few words"
 _QUERY_LENGTHS = {"less than 5 words": (1, 5), "5 to 15 words": (5, 15), "at least 10 words": (10, None)}
-
-_OPENING = re.compile(
-    r"""(?ix)\s* (?:
-    (?:sure|certainly|of\ course|absolutely)[,!.]\ +(?:here|i|below)\b
-    | here(?:\ is|['’]s|\ are)\ (?:the|an?|your|my)\ (?:\w+\ ){0,3}(?:json|example|response|output|document|passage)\b
-    | i(?:['’]m|\ am)\ (?:sorry|unable|not\ able)\b.{0,40}\b(?:assist|help|comply|generate|provide|fulfil)
-    | (?:s1|s2|s3|user\ query|query|positive\ document|hard\ negative|document\ [12])\s*:\s
-    )"""
-)
-_ANYWHERE = re.compile(
-    r"""(?ix)
-    \bas\ an?\ (?:ai|artificial\ intelligence)\ (?:language\ )?(?:model|assistant)\b
-    | \bas\ a\ (?:large\ )?language\ model\b
-    | \bi(?:['’]m|\ am)\ (?:an?\ )?(?:ai|artificial\ intelligence)\ (?:language\ )?(?:model|assistant)\b
-    | \blorem\ ipsum\b
-    | \[\s*(?:insert|your|placeholder|todo)\b[^\]]*\]
-    | \b(?:hard_negative_document|positive_document|user_query|misleading_label|input_text)\b
-    | \bhard[ -]negative\ (?:document|passage|example)\b
-    """
-)
-_HINTS = ("model", "assistant", "lorem", "[", "_document", "user_query", "misleading_label", "input_text", "negative ")
-"""One of these stands in whatever `_ANYWHERE` finds; looking for them first is many times faster."""
 
 _SIGN = re.compile(r"-(?<![a-z0-9]-)(?=[0-9])")
 _ASCII = "".join(chr(c) if unicodedata.category(chr(c))[0] in "LNS" else " " for c in range(128)).replace("\x01", " ")
@@ -96,7 +76,7 @@ def check_row(
     for name, text in texts.items():
         if not text.text:
             return Rejection("empty", f"{name} has no letters")
-    rejection = _boilerplate(texts) or _copies({name: text.text for name, text in texts.items()}, subgroup)
+    rejection = _boilerplate(texts, subgroup) or _copies({name: text.text for name, text in texts.items()}, subgroup)
     return (
         rejection
         or (_length(texts, subgroup, attributes, arguments.max_length_factor) if arguments.max_length_factor else None)
@@ -104,13 +84,10 @@ def check_row(
     )
 
 
-def _boilerplate(texts: Mapping[str, Normal]) -> Rejection | None:
+def _boilerplate(texts: Mapping[str, Normal], subgroup: Subgroup) -> Rejection | None:
     for name, text in texts.items():
-        found = _OPENING.match(text.raw, 0, 200)
-        if found is None and any(hint in text.text or hint in text.raw for hint in _HINTS):
-            found = _ANYWHERE.search(text.raw)
-        if found:
-            return Rejection("boilerplate", f"{name} has '{' '.join(found[0].split())[:60]}'")
+        if phrase := find_boilerplate(text.raw, subgroup):
+            return Rejection("boilerplate", f"{name} has '{phrase}'")
     return None
 
 
@@ -145,6 +122,8 @@ def asked_lengths(subgroup: Subgroup, attributes: Mapping[str, Any]) -> Iterator
     if asked and subgroup in ("short-long", "long-short"):
         for name in ("positive", "negative") if subgroup == "short-long" else ("query",):
             yield name, asked, asked
+    if subgroup == "long-short":
+        yield from (("positive", 1, _FEW), ("negative", 1, _FEW))
     if subgroup == "long-long":
         for name in TEXT_COLUMNS:
             yield name, _MIN_LONG_LONG, None

@@ -7,7 +7,7 @@ is off unless asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,20 +16,27 @@ import pyarrow as pa
 from dataset_builder.config import CurationArguments
 from dataset_builder.errors import InputError
 from dataset_builder.parsing import Rejection
+from dataset_builder.progress import Steps
 
-_QUERIES_AT_A_TIME = 1_024
+_AT_A_TIME = 1_024  # texts
 
 
 @cache
-def _model(name: str) -> Any:
+def load_model(name: str) -> Any:
+    """Return a sentence-transformers model.
+
+    Raises:
+        InputError: if it cannot be loaded.
+    """
     from sentence_transformers import SentenceTransformer
 
     try:
         return SentenceTransformer(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # OSError, ValueError, ImportError, RuntimeError, the Hub's and its transport's own
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"`consistency_model` is '{name}', which cannot be loaded ({reason}); give a sentence-transformers model."
+            f"`consistency_model` is '{name}', which cannot be loaded ({reason[:200]}); give the name or folder of a "
+            "sentence-transformers model."
         ) from None
 
 
@@ -48,21 +55,23 @@ def inconsistent_rows(
     """
     import torch
 
+    if not rows:
+        return {}
     table = pa.Table.from_batches(list(batches)).select(["query", "positive", "negative"]).take(rows)
-    model = _model(arguments.consistency_model or "")
     queries, positives, negatives = (table.column(name).to_pylist() for name in table.column_names)
     corpus = {text: number for number, text in enumerate(dict.fromkeys(positives))}
-    encode: dict[str, Any] = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
-    query_vectors = model.encode_query(queries, **encode)  # (rows, dimension)
-    corpus_vectors = model.encode_document(list(corpus), **encode)  # (texts, dimension)
     with_negative = [i for i, text in enumerate(negatives) if text is not None]
+    steps = Steps("consistency", len(queries) + len(corpus) + len(with_negative))
+    model = load_model(arguments.consistency_model or "")
+    query_vectors = _encoded(model.encode_query, queries, steps)  # (rows, dimension)
+    corpus_vectors = _encoded(model.encode_document, list(corpus), steps)  # (texts, dimension)
     negative_scores = torch.full((len(rows),), -2.0)  # below every cosine: no negative
     if with_negative:
-        vectors = model.encode_document([negatives[i] for i in with_negative], **encode)
+        vectors = _encoded(model.encode_document, [negatives[i] for i in with_negative], steps)
         negative_scores[with_negative] = (query_vectors[with_negative] * vectors).sum(1).cpu()
     rejections: dict[int, Rejection] = {}
-    for start in range(0, len(rows), _QUERIES_AT_A_TIME):
-        part = slice(start, start + _QUERIES_AT_A_TIME)
+    for start in range(0, len(rows), _AT_A_TIME):
+        part = slice(start, start + _AT_A_TIME)
         scores = (query_vectors[part] @ corpus_vectors.T).cpu()  # (queries, texts)
         mine = torch.tensor([corpus[text] for text in positives[part]])
         own = scores.gather(1, mine[:, None])  # (queries, 1)
@@ -71,8 +80,21 @@ def inconsistent_rows(
             zip(ranks.tolist(), own[:, 0].tolist(), negative_scores[part].tolist(), strict=True), start
         ):
             if rank > arguments.consistency_top_k:
-                rejections[rows[i]] = Rejection("inconsistent", f"the positive comes {rank:,}th of {len(corpus):,}")
+                detail = f"the positive is number {rank:,} of {len(corpus):,} by similarity to the query"
+                rejections[rows[i]] = Rejection("inconsistent", detail)
             elif other >= score:
                 detail = f"cosine {other:.3f} of the hard negative, {score:.3f} of the positive"
                 rejections[rows[i]] = Rejection("inconsistent", detail)
     return rejections
+
+
+def _encoded(encode: Callable[..., Any], texts: Sequence[str], steps: Steps) -> Any:
+    """(texts, dimension): unit vectors."""
+    import torch
+
+    parts = []
+    for start in range(0, len(texts), _AT_A_TIME):
+        part = texts[start : start + _AT_A_TIME]
+        parts.append(encode(part, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False))
+        steps.add(len(part))
+    return torch.cat(parts)

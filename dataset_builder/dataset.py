@@ -6,17 +6,19 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Features, Value
+from filelock import FileLock, Timeout
 
 from dataset_builder.asking import journal_path
 from dataset_builder.card import dataset_card, with_repo
 from dataset_builder.checks import Row, normalize
 from dataset_builder.composition import Composition
 from dataset_builder.config import CurationArguments, DatasetHubArguments, PlanArguments
+from dataset_builder.consistency import load_model
 from dataset_builder.contamination import TestSets, report
 from dataset_builder.curation import Judged, model_name, rejected_brainstorms, superseded_rows, task_id
 from dataset_builder.duplicates import first_of_kind
@@ -43,10 +45,10 @@ def curate(plan: PlanArguments, arguments: CurationArguments) -> str:
     Both folders appear whole or not at all.
 
     Raises:
-        InputError: if there is no journal of this plan, or it has no replies.
+        InputError: if there is no journal of this plan, or it has no replies, or a setting cannot be used.
         RunError: if no reply became an example.
     """
-    with Journal(journal_path(plan), plan.identity(), write=False) as journal:
+    with Journal(journal_path(plan), plan.identity(), write=False) as journal, _alone(plan.run_dir):
         tasks, num_answered = read_tasks(plan, journal), journal.num_answered("generate")
         work = plan.run_dir / "curation.partial"
         shutil.rmtree(work, ignore_errors=True)
@@ -61,13 +63,28 @@ def curate(plan: PlanArguments, arguments: CurationArguments) -> str:
             shutil.rmtree(work, ignore_errors=True)
 
 
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    lock = FileLock(run / "curation.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{run} is being curated by another process; wait for it, or use another --output_dir."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _finish(plan: PlanArguments, arguments: CurationArguments, curation: _Curation, work: Path, beyond: int) -> str:
     composition, run = curation.composition, plan.run_dir
     num_rejected, reasons = composition.rejected.total(), counts(composition.reasons)
     if not composition.num_kept and not num_rejected:
         raise InputError(f"The journal {journal_path(plan)} has no replies; run `embedsmith generate` first.")
-    replace_folder(run / "rejected", work / "rejected")
     if not composition.num_kept:
+        replace_folder(run / "rejected", work / "rejected")
         raise RunError(
             f"None of {num_rejected:,} replies became an example ({reasons}); each is in {run / 'rejected'} with its "
             "reason. Another --llm_model may do better."
@@ -77,11 +94,15 @@ def _finish(plan: PlanArguments, arguments: CurationArguments, curation: _Curati
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     card = dataset_card(folder, composition, curation.num_tasks, recipe, arguments, run)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    replace_folder(run / "dataset", folder)
+    overlaps = run / "contamination.md"
     if curation.test_sets is not None:
-        text = report(composition.overlaps, curation.test_sets)
-        (run / "contamination.md").write_text(text, encoding="utf-8")
-        print(f"curate: overlaps with test sets are in {run / 'contamination.md'}", file=sys.stderr)
+        (work / overlaps.name).write_text(report(composition.overlaps, curation.test_sets), encoding="utf-8")
+    overlaps.unlink(missing_ok=True)  # it may tell of an earlier curation
+    for name in ("rejected", "dataset"):
+        replace_folder(run / name, work / name)
+    if curation.test_sets is not None:
+        (work / overlaps.name).replace(overlaps)
+        print(f"curate: overlaps with test sets are in {overlaps}", file=sys.stderr)
     text = f"{composition.num_kept:,} examples kept"
     text += f", {num_rejected:,} replies rejected ({reasons})" if num_rejected else ", none rejected"
     if beyond:
@@ -124,6 +145,8 @@ class _Curation:
         """Write all of them."""
         self.composition, self.num_tasks = Composition(), 0
         self.test_sets: TestSets | None = None
+        if self.arguments.consistency_model:
+            load_model(self.arguments.consistency_model)  # what cannot be loaded is told before hours of work
         if self.arguments.contamination_tasks:
             self.test_sets = TestSets.of_tasks(self.arguments.contamination_tasks, self.arguments.contamination_ngram)
             self.test_sets.save(self.work / "test_sets")
@@ -159,8 +182,8 @@ class _Curation:
         folder = self.work / "dataset" / subgroup
         with ExitStack() as stack:
             writers = {s: stack.enter_context(ParquetShards(folder / s, FEATURES)) for s in ("train", "test")}
-            judged = judged_pieces(pieces, self.arguments.num_proc)
-            for item in sift(judged, subgroup, self.arguments, kinds, self.work):
+            judged = stack.enter_context(closing(judged_pieces(pieces, self.arguments.num_proc)))
+            for item in stack.enter_context(closing(sift(judged, subgroup, self.arguments, kinds, self.work))):
                 if isinstance(item, Judged):
                     self.composition.add_judged(item)
                     self.composition.add_rejected(item.rejected)

@@ -77,10 +77,13 @@ class ParquetShards:
 
 
 def replace_folder(folder: Path, new: Path) -> None:
-    """Put the complete folder `new` in the place of `folder`, by renaming alone."""
+    """Put the complete folder `new` in the place of `folder`, by renaming alone.
+
+    Between two renames there is no `folder`, but `<folder>.old`; it goes when the new one is in its place.
+    """
     old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

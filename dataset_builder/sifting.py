@@ -6,11 +6,15 @@ The rows wait in a file on disk; what is held of each are two digests and two si
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+import signal
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +23,11 @@ import pyarrow as pa
 
 from dataset_builder.checks import Row
 from dataset_builder.config import CurationArguments
+from dataset_builder.consistency import inconsistent_rows
 from dataset_builder.contamination import TestSets
 from dataset_builder.curation import SCHEMA, Judged, Split, judge, later_rejection, split_of
 from dataset_builder.duplicates import find_duplicates
+from dataset_builder.errors import RunError
 from dataset_builder.journal import Journal
 from dataset_builder.parsing import Rejection
 from dataset_builder.schema import TEXT_COLUMNS, Subgroup
@@ -51,19 +57,64 @@ class Piece:
         return judged
 
 
-def judged_pieces(pieces: list[Piece], num_proc: int | None) -> Iterator[Judged]:
-    """Yield what became of the pieces, in their order, judged by `num_proc` processes (None: one a core)."""
+def judged_pieces(pieces: list[Piece], num_proc: int | None) -> Generator[Judged, None, None]:
+    """Yield what became of the pieces, in their order, judged by `num_proc` processes (None: one a core).
+
+    Raises:
+        RunError: if one of the processes was ended from outside.
+    """
     num_proc = min(num_proc or os.cpu_count() or 1, len(pieces) // 4)
     if num_proc < 2:  # starting processes takes longer
         yield from (piece.judge() for piece in pieces)
         return
-    with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
+    with _processes(num_proc) as pool:
         left = iter(pieces)
-        waiting: list[Future[Judged]] = [pool.submit(Piece.judge, piece) for piece in islice(left, 2 * num_proc)]
+        with _interrupts_held_back():
+            waiting = [pool.submit(Piece.judge, piece) for piece in islice(left, 2 * num_proc)]
         while waiting:
             judged = waiting.pop(0).result()
             waiting += [pool.submit(Piece.judge, piece) for piece in islice(left, 1)]
             yield judged
+
+
+@contextmanager
+def _processes(num_proc: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes end at once when the `with` block fails or is left early, or this process is killed."""
+    others = set(active_children())
+    pool = ProcessPoolExecutor(num_proc, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    try:
+        yield pool
+    except BaseException as error:
+        for process in set(active_children()) - others:
+            process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise RunError(
+                "A process that curates was ended from outside, perhaps because memory ran out; give a smaller --num_proc "
+                "and run the same command again."
+            ) from None
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it is gone; by itself a pool's process would wait forever."""
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Hold Ctrl-C back for a moment. Processes started meanwhile inherit that, and leave Ctrl-C to this one for good."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +128,7 @@ class Example:
 
 def sift(
     judged: Iterator[Judged], subgroup: Subgroup, arguments: CurationArguments, kinds: Mapping[str, str], folder: Path
-) -> Iterator[Judged | Example | Row]:
+) -> Generator[Judged | Example | Row, None, None]:
     """Yield each piece as it was judged, then each row: an `Example` if it is kept, else its row for `rejected/`.
 
     Args:
@@ -103,12 +154,11 @@ def sift(
                     lengths[name].append(counts)
                 yield piece
         if keys[0]:
-            found = find_duplicates(
-                [np.concatenate(column) for column in keys if column],
-                [np.concatenate(column) for column in signatures if column] if signatures[0] else None,
-                arguments.near_duplicate_threshold,
-            )
+            all_keys = [np.concatenate(column) for column in keys if column]
+            all_signatures = [np.concatenate(column) for column in signatures if column] or None
             del keys, signatures
+            found = find_duplicates(all_keys, all_signatures, arguments.near_duplicate_threshold)
+            del all_keys, all_signatures
             num_words = {name: np.concatenate(column) for name, column in lengths.items()}
             yield from _compared(path, subgroup, arguments, kinds, found, num_words)
     finally:
@@ -129,8 +179,6 @@ def _compared(
         for row, (first, how) in found.items()
     }
     if arguments.consistency_model:
-        from dataset_builder.consistency import inconsistent_rows
-
         kept = [number for number in range(len(ids)) if number not in rejections]
         rejections |= inconsistent_rows(_batches(path), kept, arguments)
     number = 0

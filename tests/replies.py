@@ -17,16 +17,19 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from dataset_builder.asking import brainstorm, generate
+from dataset_builder.asking import brainstorm, generate, journal_path
 from dataset_builder.checks import Row
 from dataset_builder.composition import Composition
 from dataset_builder.config import CurationArguments, PlanArguments
 from dataset_builder.curation import Judged, judge
-from dataset_builder.journal import Entry
+from dataset_builder.journal import Entry, Journal
 from dataset_builder.llm_config import LLMArguments
+from dataset_builder.outcome import Outcome
+from dataset_builder.parsing import check_reply
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
 from dataset_builder.schema import SUBGROUPS, Subgroup, example_reply
 from dataset_builder.sifting import Example, sift
+from dataset_builder.tasks import read_tasks
 
 Body = dict[str, Any]
 
@@ -63,7 +66,7 @@ def answer(request: Request) -> Body:
     languages += [attributes.get("positive_language", languages[0])] * 2
     model = example_reply(request.subgroup, hard_negative=attributes.get("hard_negative", True))
     long = attributes.get("num_words", 300)
-    lengths = {"short-long": (12, long, long), "long-short": (long, 9, 9), "long-long": (300, 300, 300)}
+    lengths = {"short-long": (9, long, long), "long-short": (long, 9, 9), "long-long": (300, 300, 300)}
     columns = zip("QPN", languages, lengths.get(request.subgroup, (30, 30, 30)), strict=True)
     texts = [text_in(language, f"{letter}{request.index}", length) for letter, language, length in columns]
     return completion(json.dumps(dict(zip(model.model_fields, texts, strict=False)), ensure_ascii=False))
@@ -129,6 +132,23 @@ def ask_recorded(plan: PlanArguments, replies: Mapping[str, Body], **settings: A
     llm = LLMArguments(recorded_replies=str(path), **settings)
     brainstorm(plan, llm)
     generate(plan, llm)
+
+
+def fill_journal(plan: PlanArguments, replies: Mapping[str, Body]) -> None:
+    """Plan all requests of a plan, and commit `replies`; the other requests stay without one."""
+    with Journal(journal_path(plan), plan.identity(), write=True) as journal:
+        brainstorms = list(brainstorm_requests(plan))
+        journal.plan((request, None) for request in brainstorms)
+        _commit(journal, brainstorms, replies)
+        tasks, requests = read_tasks(plan, journal), list(generate_requests(plan))
+        journal.plan((request, tasks.task(request)) for request in requests)
+        _commit(journal, requests, replies)
+
+
+def _commit(journal: Journal, requests: list[Request], replies: Mapping[str, Body]) -> None:
+    bodies = [(r, replies[r.id]) for r in requests if r.id in replies]
+    outcomes = [Outcome(r.id, json.dumps(b), check_reply(b, r.step, r.subgroup, r.attributes)) for r, b in bodies]
+    journal.add_outcomes(outcomes, "test", lambda _: None)
 
 
 def read_parquet(*paths: Path) -> list[dict[str, Any]]:

@@ -128,9 +128,9 @@ def test_languages_models_and_prompts_are_those_of_the_files(folder: Path, card:
     languages = Counter(code for row in examples(folder) for code in {row["language"], row["positive_language"]})
     for code, n in languages.items():
         assert f"{LANGUAGES[code].name} (`{code}`, {LANGUAGES[code].script}) {n}" in card.text
-    for column, pattern in (("model", "`{}` ({} examples)"), ("prompt", "`{}` ({})")):
+    for column, pattern in (("model", "`{}` ({} example{})"), ("prompt", "`{}` ({})")):
         for value, n in Counter(row[column] for row in examples(folder)).items():
-            assert pattern.format(value, n) in card.text
+            assert pattern.format(value, n, "s" * (n > 1)) in card.text
 
 
 def test_tokens_and_cost_are_those_of_the_replies(folder: Path, card: DatasetCard) -> None:
