@@ -6,9 +6,11 @@ The plan is read as a stream, from which the requests in flight are taken: memor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from dataset_builder.batch_llm import write_batch
@@ -26,6 +28,7 @@ from dataset_builder.plan import (
     num_examples_by_subgroup,
 )
 from dataset_builder.progress import Progress
+from dataset_builder.read_ahead import read_ahead
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from dataset_builder.rendering import render
 from dataset_builder.schema import Step, Subgroup
@@ -59,7 +62,8 @@ def generate(plan: PlanArguments, llm: LLMArguments) -> str:
     """
     with Journal(journal_path(plan), plan.identity(), write=True) as journal:
         tasks, num_requests = read_tasks(plan, journal), num_examples_by_subgroup(plan)
-        if without := [subgroup for subgroup in num_requests if not tasks.has(subgroup)]:
+        without: list[Subgroup] = [subgroup for subgroup in num_requests if not tasks.has(subgroup)]
+        if without:
             raise InputError(
                 f"There are no tasks for {', '.join(without)}, so {sum(num_requests[s] for s in without):,} of "
                 f"{plan.num_examples:,} examples cannot be asked for; run `embedsmith brainstorm` first."
@@ -83,7 +87,8 @@ class _Asking:
     """Asks the requests of one step, commits what comes back, and counts it."""
 
     def __init__(self, step: Step, num_requests: Mapping[Subgroup, int], llm: LLMArguments, journal: Journal) -> None:
-        self.step, self.num_requests, self.llm, self.journal = step, num_requests, llm, journal
+        self.step: Step = step
+        self.num_requests, self.llm, self.journal = num_requests, llm, journal
         self.total = sum(num_requests.values())
         self.endpoints = llm.endpoints()
         self.spent_usd: float = journal.spent().cost_usd or 0.0
@@ -145,17 +150,23 @@ class _Asking:
         num_found = num_new = 0
         for chunk in chunks(replies):
             open_requests = {r.id: r for r, _ in self.journal.pending([id_ for id_, _ in chunk], self.max_attempts)}
-            outcomes = []
+            outcomes: dict[Outcome, None] = {}  # the same reply twice is one reply
             for id_, answer in chunk:
-                if isinstance(answer, tuple) and id_ in open_requests:
-                    outcomes.append(Outcome(open_requests.pop(id_).id, refusal=answer))
-                elif isinstance(answer, dict) and (request := open_requests.pop(id_, None)):
+                if (request := open_requests.get(id_)) is None:
+                    continue
+                is_settled = source == "recorded" or isinstance(answer, tuple)
+                if isinstance(answer, tuple):
+                    outcomes[Outcome(id_, refusal=answer)] = None
+                elif isinstance(answer, dict):
                     num_found += 1
                     outcome = reply_outcome(request, answer)
+                    is_settled = is_settled or outcome.rejection is None
                     if source == "recorded" or not self.journal.has_reply(outcome):
-                        outcomes.append(outcome)
+                        outcomes[outcome] = None
+                if is_settled:
+                    del open_requests[id_]
             self._count(outcomes)
-            self._commit(outcomes, source)
+            self._commit(list(outcomes), source)
             num_new += len(outcomes)
         if num_open and not num_found:
             raise InputError(
@@ -181,10 +192,11 @@ class _Asking:
         """Ask the endpoints, and ask again what could not be parsed, up to `max_attempts` replies a request."""
         num_unanswered = 0
         for attempt in range(self.llm.max_attempts):
-            pending = self._pending(planned()) if attempt == 0 else self._open()
-            if self._is_over_budget() or (first := next(pending, None)) is None:
-                break
-            num_unanswered = await self._live_round(_chain(first, pending))
+            pending = read_ahead(self._pending(planned()) if attempt == 0 else self._open())
+            with contextlib.closing(pending):
+                if self._is_over_budget() or (first := next(pending, None)) is None:
+                    break
+                num_unanswered = await self._live_round(chain([first], pending))
         if num_unanswered:
             print(f"{self.step}: {num_unanswered:,} requests got no answer; run again to ask them", file=sys.stderr)
 
@@ -288,11 +300,6 @@ class _Asking:
                 if entry.body is not None and (rejection := reply_outcome(entry.request, entry.body).rejection):
                     return f"{rejection.reason}, {rejection.detail}"
         return "no answer"
-
-
-def _chain(first: Pending, rest: Iterator[Pending]) -> Iterator[Pending]:
-    yield first
-    yield from rest
 
 
 def _prompts(pending: Iterable[Pending]) -> Iterator[tuple[Request, str]]:

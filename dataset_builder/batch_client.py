@@ -45,7 +45,7 @@ class BatchClient:
     """
 
     def __init__(self, endpoint: Endpoint, arguments: LLMArguments) -> None:
-        from dataset_builder.live_llm import api_key
+        from dataset_builder.endpoint_client import api_key
 
         self.endpoint, self.max_retries = endpoint, arguments.max_retries
         self._secret = os.environ.get(endpoint.api_key_env)  # what `clean` hides: not the stand-in for no key at all

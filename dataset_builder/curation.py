@@ -23,6 +23,7 @@ from dataset_builder.journal import Entry
 from dataset_builder.outcome import token_counts
 from dataset_builder.parsing import Rejection, check_reply, parse_example, parse_tasks, reply_text
 from dataset_builder.schema import BRAINSTORMED, COLUMNS, FIXED_INSTRUCTIONS, TEXT_COLUMNS, Subgroup
+from dataset_builder.words import num_words
 
 REASONS = {
     "empty": "no text",
@@ -130,7 +131,7 @@ def judge(
     wants_signatures = arguments.near_duplicate_threshold < 1
     keys: list[list[int]] = [[] for _ in compared]
     signatures: list[list[Signatures]] = [[] for _ in compared]
-    num_words: dict[str, list[int]] = {name: [] for name in TEXT_COLUMNS}
+    lengths: dict[str, list[int]] = {name: [] for name in TEXT_COLUMNS}
     for entry in entries:
         if entry.body is None:
             judged.num_unanswered += 1
@@ -157,13 +158,13 @@ def judge(
             if wants_signatures:
                 signatures[column].append(signature(texts[name].words))
         for name in TEXT_COLUMNS:
-            num_words[name].append(len(texts[name].words) if name in texts else 0)
+            lengths[name].append(round(num_words(texts[name].text)) if name in texts else 0)
     judged.rows = pa.Table.from_pylist(rows, SCHEMA)
     judged.keys = [np.array(column, dtype=np.uint64) for column in keys]
     if wants_signatures:
         empty = np.empty((0, NUM_HASHES), np.uint32)
         judged.signatures = [np.stack(column) if column else empty for column in signatures]
-    judged.num_words = {name: np.array(column, dtype=np.int32) for name, column in num_words.items()}
+    judged.num_words = {name: np.array(column, dtype=np.int32) for name, column in lengths.items()}
     return judged
 
 

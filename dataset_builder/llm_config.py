@@ -110,9 +110,11 @@ class LLMArguments:
         default=4096, metadata={"help": "Longest reply in tokens, a reasoning model's thinking included."}
     )
     max_concurrency: int = field(
-        default=64, metadata={"help": "Requests in flight at once, at most; fewer while an endpoint pushes back."}
+        default=64, metadata={"help": "Requests in flight at each endpoint, at most; fewer while it pushes back."}
     )
-    num_workers: int = field(default=1, metadata={"help": "Processes that ask; two serve about 700 replies a second."})
+    num_workers: int = field(
+        default=1, metadata={"help": "Processes that ask; more than one pays off above some hundred replies a second."}
+    )
     timeout_s: float = field(default=300.0, metadata={"help": "Seconds to wait for one reply."})
     max_attempts: int = field(
         default=3, metadata={"help": "Replies asked for at most per request, when they cannot be parsed."}
@@ -132,7 +134,10 @@ class LLMArguments:
         metadata={"help": "US dollars per million completion tokens: one price, or one for each model."},
     )
     max_cost_usd: float | None = field(
-        default=None, metadata={"help": "Stop asking once the journal has cost this much; needs both prices."}
+        default=None,
+        metadata={
+            "help": "Stop asking once the journal has cost this much (between two submissions of batches); needs both prices."
+        },
     )
 
     def __post_init__(self) -> None:

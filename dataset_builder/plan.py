@@ -78,7 +78,9 @@ def num_examples_by_subgroup(arguments: PlanArguments) -> dict[Subgroup, int]:
 def num_brainstorms(arguments: PlanArguments) -> dict[Subgroup, int]:
     """Return how many brainstorm requests each subgroup has: as many as the planned examples need."""
     counts = num_examples_by_subgroup(arguments)
-    num_tasks = {s: math.ceil(counts[s] / arguments.examples_per_task) for s in BRAINSTORMED if s in counts}
+    num_tasks: dict[Subgroup, int] = {
+        s: math.ceil(counts[s] / arguments.examples_per_task) for s in BRAINSTORMED if s in counts
+    }
     return {subgroup: math.ceil(num / arguments.tasks_per_brainstorm) for subgroup, num in num_tasks.items()}
 
 

@@ -8,17 +8,20 @@ the parent is gone, so killing the parent loses what killing a single process wo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from dataset_builder.completion import require_endpoints
+from dataset_builder.endpoint_client import api_key
 from dataset_builder.errors import InputError, RunError
 from dataset_builder.journal import Pending
-from dataset_builder.live_llm import api_key
+from dataset_builder.live_llm import GRACE_S
 from dataset_builder.llm_config import LLMArguments
 from dataset_builder.outcome import Outcome
 from dataset_builder.parsing import Rejection
@@ -66,6 +69,7 @@ class LLMWorkers:
         self._capacity = share * len(endpoints) * (1 + (len(endpoints) > 1))
         self._more = True
         self._error: BaseException | None = None
+        self._failed_at = 0.0
         self._arrived = asyncio.Event()
         self._outcomes: list[Outcome] = []
 
@@ -104,12 +108,14 @@ class LLMWorkers:
             RunError: if an endpoint stopped answering, or a worker ended before its time.
         """
         while not self._outcomes:
-            if self._error is not None:
+            is_over = all(reader.done() for reader in self._readers)
+            if self._error is not None and (is_over or time.monotonic() > self._failed_at + GRACE_S):
                 raise self._error
-            if all(reader.done() for reader in self._readers):
+            if is_over:
                 return []
             self._arrived.clear()
-            await self._arrived.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), None if self._error is None else GRACE_S)
         return self.taken()
 
     def taken(self) -> list[Outcome]:
@@ -157,5 +163,7 @@ class LLMWorkers:
 
     def _reader_done(self, reader: asyncio.Task[None]) -> None:
         if not reader.cancelled() and (error := reader.exception()):
-            self._error = self._error or error
+            if self._error is None:
+                self._error, self._failed_at = error, time.monotonic()
+            self._end("stop")
         self._arrived.set()

@@ -99,11 +99,13 @@ class LLMServer(ThreadingHTTPServer):
         retry_after_s: float = 0.05,
         latency_s: float = 0.0,
         limits: Polite | None = None,
+        unknown_field: str = "",
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.reply, self.rude, self.max_rude, self.seed = reply, rude or {}, max_rude, seed
         self.model, self.key, self.usage, self.formats, self.refuse = model, key, usage, formats, refuse
         self.retry_after_s, self.latency_s, self.limits = retry_after_s, latency_s, limits or Polite()
+        self.unknown_field = unknown_field
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
@@ -171,6 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(404, f"The model `{body['model']}` does not exist.")
         if (kind := body.get("response_format", {"type": "text"})["type"]) not in server.formats:
             return self._error(400, f"response_format {kind} is not supported")
+        if server.unknown_field in body:
+            return self._error(400, f"Unrecognized request argument supplied: {server.unknown_field}")
         prompt, request_id = body["messages"][-1]["content"], self.headers["X-Client-Request-Id"]
         if server.refuse(request_id):
             server.asked[request_id] += 1

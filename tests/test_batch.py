@@ -112,6 +112,20 @@ def test_a_bad_reply_given_twice_is_one_attempt(tmp_path: Path) -> None:
     assert num_replies(run) == 1
 
 
+@pytest.mark.parametrize("num_between", [0, 600])
+def test_a_good_reply_counts_however_near_it_is_to_a_bad_one(tmp_path: Path, num_between: int) -> None:
+    run = tmp_path / "run"
+    assert embedsmith("brainstorm", *demo(run), "--batch_out", tmp_path / "out") == 0
+    id_ = requests(tmp_path / "out")[0]["custom_id"]
+    bad = {"choices": [{"message": {"content": "no JSON"}, "finish_reason": "stop"}]}
+    bodies = [(id_, bad), *((f"other-{n}", bad) for n in range(num_between)), (id_, bad), (id_, RECORDED[id_])]
+    results = tmp_path / "both.jsonl"
+    lines = [{"custom_id": i, "response": {"status_code": 200, "body": b}, "error": None} for i, b in bodies]
+    results.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert embedsmith("brainstorm", *demo(run), "--batch_in", results) == 0
+    assert num_replies(run) == 2  # the bad one once, and the good one
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -172,6 +172,28 @@ def test_hopeless_replies_are_kept_and_counted(tmp_path: Path, capsys: pytest.Ca
     assert len(list((tmp_path / "rejected").glob("train-00000-of-00001-*.parquet"))) == 1
 
 
+def test_an_endpoint_that_knows_the_older_name_of_the_limit_is_asked_by_it(tmp_path: Path) -> None:
+    with LLMServer(unknown_field="max_completion_tokens", formats=("json_object", "text")) as server:
+        assert embedsmith("brainstorm", *live(server, tmp_path, *SMALL, "--max_completion_tokens", 77)) == 0
+        assert server.bodies[-1]["max_tokens"] == 77
+        assert server.bodies[-1]["response_format"] == {"type": "json_object"}
+
+
+def test_one_refused_prompt_does_not_loosen_the_format_of_the_others(tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def refuse(request_id: str) -> bool:
+        refused[:] = refused or [request_id]  # the first that is asked
+        return request_id in refused
+
+    with LLMServer(refuse=refuse) as server:
+        flags = live(server, tmp_path, *SMALL, "--subgroups", "sts", "--max_concurrency", 1)
+        assert embedsmith("generate", *flags) == 0
+        kinds = [body["response_format"]["type"] for body in server.bodies if "response_format" in body]
+        assert kinds[:2] == ["json_schema", "json_object"]
+        assert kinds[2:] == ["json_schema"] * 10  # one reply in plain text, ten by the schema, and the refused one
+
+
 def test_a_dead_endpoint_ends_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with LLMServer() as server:
         flags = live(server, tmp_path, *SMALL, "--subgroups", "sts", "--max_retries", 1)

@@ -123,3 +123,16 @@ def test_each_endpoint_needs_its_key(
         assert embedsmith("generate", *both(big, small, tmp_path, 20)) == 2
         assert "refused the key in SMALL_KEY" in (error := capsys.readouterr().err)
         assert "sk-" not in error
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_what_one_endpoint_answers_is_kept_when_another_refuses_the_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], num_workers: int
+) -> None:
+    big = LLMServer(model="big", usage=USAGE, latency_s=1.0)
+    small = LLMServer(model="small", key="another")
+    with big, small:
+        flags = both(big, small, tmp_path, 40, "--num_workers", num_workers, "--max_concurrency", 8)
+        assert embedsmith("generate", *flags) == 2
+        assert "refused the key in SMALL_KEY" in capsys.readouterr().err
+        assert 0 < len(big.answered) == len(rows(tmp_path))

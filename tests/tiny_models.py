@@ -18,6 +18,7 @@ import torch
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     BertConfig,
     BertTokenizer,
     Gemma3TextConfig,
@@ -50,6 +51,10 @@ SENTENCES = (
 )
 _LLAMA3_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
 _LENGTH = 512  # positions of the models
+_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 _HUB_SETTINGS: dict[str, dict[str, Any]] = {  # what the tokenizer_config.json on the Hub says and transformers 5 drops
     "llama2": {"add_bos_token": True, "add_eos_token": False, "legacy": False},
     "llama3": {"tokenizer_class": "PreTrainedTokenizerFast"},
@@ -104,6 +109,21 @@ def save_tiny_model(family: str, folder: Path, seed: int = 0) -> Path:
     tokenizer.save_pretrained(folder)
     settings = folder / "tokenizer_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | _HUB_SETTINGS.get(family, {}), indent=2))
+    return folder
+
+
+def save_tiny_chat_model(folder: Path, seed: int = 0) -> Path:
+    """Write a random causal language model with a chat template, so that an inference server runs it."""
+    tokenizer = tiny_tokenizer("qwen3")
+    tokenizer.chat_template = _CHAT
+    tokenizer.model_max_length = 8 * _LENGTH  # a prompt of ours is a few thousand of these small tokens
+    config = _config("qwen3", tokenizer)
+    config.max_position_embeddings = tokenizer.model_max_length
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
