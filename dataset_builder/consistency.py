@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dataset_builder.config import CurationArguments
 from dataset_builder.errors import InputError
 from dataset_builder.parsing import Rejection
 from dataset_builder.progress import Steps
+from dataset_builder.schema import TEXT_COLUMNS
 
 _AT_A_TIME = 1_024  # texts
 
@@ -47,7 +50,7 @@ def inconsistent_rows(
 
     Args:
         batches: all rows of one subgroup, with the text columns.
-        rows: numbers of the rows to judge; their positives are the corpus that is searched, equal ones counting once.
+        rows: numbers of the rows to judge, in order; their positives are the corpus that is searched, equal ones counting once.
         arguments: model and k.
 
     Raises:
@@ -57,8 +60,8 @@ def inconsistent_rows(
 
     if not rows:
         return {}
-    table = pa.Table.from_batches(list(batches)).select(["query", "positive", "negative"]).take(rows)
-    queries, positives, negatives = (table.column(name).to_pylist() for name in table.column_names)
+    table = _texts(batches, np.array(rows))
+    queries, positives, negatives = (table.column(name).to_pylist() for name in TEXT_COLUMNS)
     corpus = {text: number for number, text in enumerate(dict.fromkeys(positives))}
     with_negative = [i for i, text in enumerate(negatives) if text is not None]
     steps = Steps("consistency", len(queries) + len(corpus) + len(with_negative))
@@ -86,6 +89,16 @@ def inconsistent_rows(
                 detail = f"cosine {other:.3f} of the hard negative, {score:.3f} of the positive"
                 rejections[rows[i]] = Rejection("inconsistent", detail)
     return rejections
+
+
+def _texts(batches: Iterable[pa.RecordBatch], rows: NDArray[np.int64]) -> pa.Table:
+    """Return the text columns of some rows, without holding more of the others than a batch."""
+    parts, start = [], 0
+    for batch in batches:
+        low, high = np.searchsorted(rows, [start, start + batch.num_rows])
+        parts.append(batch.select(list(TEXT_COLUMNS)).take(pa.array(rows[low:high] - start)))
+        start += batch.num_rows
+    return pa.Table.from_batches(parts)
 
 
 def _encoded(encode: Callable[..., Any], texts: Sequence[str], steps: Steps) -> Any:

@@ -158,7 +158,7 @@ def judge(
             if wants_signatures:
                 signatures[column].append(signature(texts[name].words))
         for name in TEXT_COLUMNS:
-            lengths[name].append(round(num_words(texts[name].text)) if name in texts else 0)
+            lengths[name].append(max(1, round(num_words(texts[name].text))) if name in texts else 0)
     judged.rows = pa.Table.from_pylist(rows, SCHEMA)
     judged.keys = [np.array(column, dtype=np.uint64) for column in keys]
     if wants_signatures:

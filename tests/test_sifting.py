@@ -117,7 +117,7 @@ def test_copies_of_test_sentences_are_rejected_and_reported(curated: PlanArgumen
     assert "| STS13 | 2 |" in report
     card = (curated.run_dir / "dataset" / "README.md").read_text()
     assert "compared with the test sets of STS13; an example that shares 13 words in a row" in card
-    assert "was rejected (STS13 2)." in card
+    assert "was rejected (examples by task: STS13 2)." in card
     assert "| contamination | 2 | overlaps with the test set of an evaluation task |" in card
 
 
