@@ -32,7 +32,9 @@ def load_model(name: str) -> Any:
         InputError: if it cannot be loaded.
     """
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # our own line tells the progress
     try:
         return SentenceTransformer(name)
     except Exception as error:  # OSError, ValueError, ImportError, RuntimeError, the Hub's and its transport's own

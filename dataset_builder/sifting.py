@@ -1,6 +1,7 @@
 """One subgroup of a corpus: judged in pieces, by several processes, then compared among themselves, in bounded memory.
 
-The rows wait in a file on disk; what is held of each are two digests and two signatures, some 600 bytes.
+The rows wait in a file on disk; what is held of each are two digests and two signatures, some 600 bytes, and up to three
+times as much while they are compared.
 """
 
 from __future__ import annotations
