@@ -52,7 +52,7 @@ def changed(rng: random.Random, original: Sequence[str], num: int, language: str
     return [*original[:start], *text(rng, num, language)[:num], *original[start + num :]]
 
 
-def signed(*columns: list[list[str]]) -> tuple[list[np.ndarray], list[Signatures]]:  # type: ignore[type-arg]
+def signed(*columns: list[list[str]]) -> tuple[list[np.ndarray], list[Signatures]]:
     keys = [np.array([exact_key(" ".join(row)) for row in column], np.uint64) for column in columns]
     return keys, [np.stack([signature(row) for row in column]) for column in columns]
 
