@@ -82,7 +82,7 @@ def dataset_card(
         arguments: licence, title, note, and which checks were on.
         run_dir: the run folder; its dataset is what the loading example loads until the dataset is pushed.
     """
-    subgroups = [s for s in SUBGROUPS if s in composition.tasks_of or composition.num_rejected(s)]
+    subgroups: list[Subgroup] = [s for s in SUBGROUPS if s in composition.tasks_of or composition.num_rejected(s)]
     (folder / "plots").mkdir(exist_ok=True)
     plot_languages(composition.languages, folder / "plots" / "languages.png")
     plot_lengths(composition.lengths, folder / "plots" / "lengths.png")
