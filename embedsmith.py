@@ -228,15 +228,15 @@ def run(verb: str, arguments: list[str]) -> str | None:
     return function(*parse(verb, types, arguments))
 
 
-DEMO = ("brainstorm", "generate", "curate", "train", "evaluate", "report")
+DEMO = ("brainstorm", "generate", "curate", "browse", "train", "evaluate", "report")
 DEMO_END = """
 What was made in {folder}, in {seconds:.0f} s:
   journal.sqlite  every request and every reply
   dataset/        a Hub dataset repo, six configs and `tasks`: load_dataset("{folder}/dataset", "bitext")
   rejected/       every reply that became no example, with its reason
+  browse.html     a page to look through both
   model/          a Hub model repo: SentenceTransformer("{folder}/model"), AutoModel.from_pretrained("{folder}/model")
-  results/        mteb's results of base and trained model
-  report.html     all of it on one page
+  results/        mteb's results of base and trained model; report.html has all of it on one page
 
 {neighbours}
 

@@ -100,13 +100,14 @@ def _processes(num_proc: int) -> Iterator[ProcessPoolExecutor]:
 
 def _end_with_parent() -> None:
     """Let this process end when the one that started it is gone; by itself a pool's process would wait forever."""
+    parent = parent_process()
 
-    def watch() -> None:
-        if parent := parent_process():
+    def wait() -> None:
+        if parent is not None:
             parent.join()
             os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager
