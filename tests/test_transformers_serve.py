@@ -67,7 +67,7 @@ def test_gibberish_of_a_real_server_is_rejected_with_reasons(
     assert "unanswered" not in error  # nor was any refused: the server takes our way of asking
     assert embedsmith("curate", *flags) == 1
     assert f"None of {NUM_EXAMPLES} replies became an example" in capsys.readouterr().err
-    rejected = read_parquet(tmp_path / "run" / "rejected" / "train-00000-of-00001.parquet")
+    rejected = read_parquet(tmp_path / "run" / "rejected")
     assert len(rejected) == NUM_EXAMPLES
     assert {row["reason"] for row in rejected} <= {"length", "json"}
     assert all(row["reply"] for row in rejected)
