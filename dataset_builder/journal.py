@@ -7,15 +7,17 @@ most the requests in flight. Only replies that cannot be parsed are ever asked f
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from dataset_builder.errors import InputError
+from dataset_builder.errors import InputError, RunError
 from dataset_builder.journal_file import lock_journal, open_journal
 from dataset_builder.outcome import Outcome
 from dataset_builder.plan import Request
@@ -99,6 +101,18 @@ class Journal:
             self._lock.release()
             self._lock = None
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._mutex:
+            try:
+                with self._db:
+                    yield
+            except sqlite3.OperationalError as error:  # a full disk, above all
+                raise RunError(
+                    f"The journal {self.path} cannot be written ({error}). What was committed before is kept; make room, and "
+                    "run the same command again."
+                ) from None
+
     def _rows(self, sql: str, values: Any = ()) -> list[Any]:
         with self._mutex:
             return self._db.execute(sql, values).fetchall()
@@ -109,7 +123,7 @@ class Journal:
             (r.id, r.step, r.subgroup, r.index, r.prompt, json.dumps(r.attributes, ensure_ascii=False), task)
             for r, task in requests
         ]
-        with self._mutex, self._db:
+        with self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def add_outcomes(
@@ -129,7 +143,7 @@ class Journal:
             elif outcome.refusal is not None:
                 status, message = outcome.refusal
                 failures.append((outcome.request_id, status, message[:500].encode("utf-8", "replace").decode()))
-        with self._mutex, self._db:
+        with self._transaction():
             self._db.executemany(
                 "INSERT INTO replies SELECT ?1, COALESCE(MAX(attempt), 0) + 1, ?2, ?3, ?4, ?5, ?6, ?7 FROM replies "
                 "WHERE request_id = ?1",
@@ -145,12 +159,12 @@ class Journal:
 
     def forget_failures(self) -> None:
         """Let refused requests be asked again."""
-        with self._mutex, self._db:
+        with self._transaction():
             self._db.execute("DELETE FROM failures")
 
     def set_note(self, key: str, value: Any) -> None:
         """Commit a JSON value under a key of its own, such as a batch that was submitted."""
-        with self._mutex, self._db:
+        with self._transaction():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"note/{key}", json.dumps(value)))
 
     def notes(self, prefix: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dataset_builder.errors import InputError
+from dataset_builder.errors import InputError, RunError
 
 APPLICATION_ID = 0x656D6273  # "embs", in the header of the file: tells our journals from other SQLite files
 SCHEMA_VERSION = 2
@@ -28,6 +28,10 @@ CREATE TABLE replies (
 CREATE TABLE failures (request_id TEXT PRIMARY KEY, status INTEGER, message TEXT NOT NULL) STRICT;
 """
 _INDEX = "CREATE UNIQUE INDEX requests_by_place ON requests (step, subgroup, idx);"  # since version 2
+
+
+_NOT_THE_FILE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
+"""Errors of the disk, not of what stands in the file."""
 
 
 def lock_journal(path: Path) -> FileLock:
@@ -73,6 +77,10 @@ def open_journal(path: Path, identity: dict[str, Any], *, write: bool) -> tuple[
         db.execute("PRAGMA synchronous = FULL")
     except BaseException as error:
         db.close()
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _NOT_THE_FILE:
+            raise RunError(
+                f"The journal {path} cannot be opened ({error}); make room or mend its rights, and try again."
+            ) from None
         if isinstance(error, sqlite3.DatabaseError):
             raise InputError(
                 f"{path} is no journal of embedsmith ({error}); move it away, or use another --output_dir."

@@ -15,6 +15,8 @@ from dataset_builder.errors import InputError
 from dataset_builder.journal import Journal, Spent
 from tests.journals import FIRST, IDS, PLAN, REQUESTS, add, entries, journal, opened, path, pending, reply, texts  # noqa: F401  fixtures
 from tests.replies import completion
+from tests.runs import embedsmith
+from tests.test_dataset import full_disk
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", 1), ("languages", {"en": 1.0}), ("examples_per_task", 2.0)])
@@ -208,3 +210,17 @@ def test_a_version_1_journal_of_another_plan_is_not_upgraded(version_1: Path) ->
     with pytest.raises(InputError, match="belongs to another plan"):
         opened(version_1, seed=7)
     assert version(version_1) == 1
+
+
+def test_a_full_disk_is_told_in_one_sentence_and_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--config", "demo", "--output_dir", tmp_path)
+    assert embedsmith("brainstorm", *flags) == 0
+    with full_disk(300_000):
+        assert embedsmith("generate", *flags) == 1
+    error = capsys.readouterr().err
+    assert "cannot be written" in error
+    assert "Traceback" not in error
+    assert embedsmith("generate", *flags) == 0
+    assert "192 of 192 replies usable" in capsys.readouterr().out
