@@ -14,7 +14,7 @@ from tests.processes import alive, children, committed, started
 from tests.runs import embedsmith, folder_bytes
 
 RECORDED = {id_: str(body["choices"][0]["message"]["content"]) for id_, body in read_batch_output(DEFAULT_REPLIES)}
-RUDE = {"429": 0.03, "500": 0.1, "truncated": 0.1, "chatty": 0.1, "drop": 0.05, "cut": 0.05, "slow": 0.05}
+RUDE = {"429": 0.1, "500": 0.1, "truncated": 0.1, "chatty": 0.1, "drop": 0.05, "cut": 0.05, "slow": 0.05}
 
 
 def reply(request_id: str, prompt: str) -> str:

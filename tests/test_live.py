@@ -36,7 +36,7 @@ def recorded_reply(request_id: str, prompt: str) -> str:
     return RECORDED[request_id]
 
 
-RUDE = {"429": 0.1, "500": 0.1, "slow": 0.1, "truncated": 0.1, "chatty": 0.2, "drop": 0.1, "cut": 0.1, "empty": 0.05}
+RUDE = {"429": 0.2, "500": 0.1, "slow": 0.1, "truncated": 0.1, "chatty": 0.2, "drop": 0.1, "cut": 0.1, "empty": 0.05}
 
 
 @pytest.mark.parametrize(
