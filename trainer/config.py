@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -64,14 +65,37 @@ class ContrastiveTrainingArguments(TrainingArguments):
     Args:
         temperature: divisor of the cosine similarity in InfoNCE (paper, equation 2).
         max_seq_length: longest text in tokens, EOS included.
+        chunk_tokens: padded tokens in one forward pass. None: 2,048 on a CPU, 16,384 elsewhere.
+        kept_tokens: padded tokens whose graphs are kept for the backward pass; texts beyond them are computed twice.
+            None: twice `chunk_tokens`.
+        subgroup_weights: how often the rows of a subgroup are taken in an epoch, as in `sts=0.5`; 1 where nothing is said.
+        matryoshka_dims: further dimensions to which embeddings may be cut; the loss is the mean over all of them.
 
     Differs from `TrainingArguments` in: `learning_rate` 1e-4, `warmup_steps` 100, `weight_decay` 0.1,
-    `num_train_epochs` 1 (the paper's), `logging_steps` 10, `save_strategy` "no", `report_to` "none", and in
-    `per_device_train_batch_size`, which is the number of examples that share their negatives.
+    `num_train_epochs` 1 (the paper's), `logging_steps` 10, `save_strategy` "no", `report_to` "none",
+    `gradient_checkpointing` False (under gradient caching it would mean three forward passes),
+    `ddp_find_unused_parameters` and `ddp_broadcast_buffers` False, and in `per_device_train_batch_size` times the number of
+    processes, which is the number of examples that share their negatives.
     """
 
     temperature: float = field(default=0.02, metadata={"help": "Temperature of InfoNCE."})
     max_seq_length: int = field(default=512, metadata={"help": "Longest text in tokens, its EOS included."})
+    chunk_tokens: int | None = field(default=None, metadata={"help": "Padded tokens in one forward pass."})
+    kept_tokens: int | None = field(
+        default=None, metadata={"help": "Padded tokens whose graphs are kept; the rest is computed twice."}
+    )
+    subgroup_weights: list[str] = field(
+        default_factory=list,
+        metadata={"help": "How often rows of a subgroup are taken in an epoch: sts=0.5 bitext=2. Default: once each."},
+    )
+    matryoshka_dims: list[int] = field(
+        default_factory=list, metadata={"help": "Further dimensions that embeddings may be cut to, such as 256 64."}
+    )
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "Trade time for memory within a chunk; lower --chunk_tokens first."}
+    )
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "See TrainingArguments."})
+    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "See TrainingArguments."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
     warmup_steps: float = field(default=100, metadata={"help": "Warm-up steps, or their share if below 1."})
     weight_decay: float = field(default=0.1, metadata={"help": "Weight decay."})
@@ -87,11 +111,46 @@ class ContrastiveTrainingArguments(TrainingArguments):
             raise InputError(f"`temperature` is {self.temperature}; it must be above 0 (the paper's is 0.02).")
         if self.max_seq_length < 2:
             raise InputError(f"`max_seq_length` is {self.max_seq_length}; a text needs at least a token and the EOS.")
+        for name, least in (("chunk_tokens", 1), ("kept_tokens", 0)):
+            if (given := getattr(self, name)) is not None and given < least:
+                raise InputError(f"`{name}` is {given}; it is a number of tokens, at least {least}.")
+        if bad := [dim for dim in self.matryoshka_dims if dim < 1]:
+            raise InputError(f"`matryoshka_dims` has {bad[0]}; dimensions are at least 1.")
+        _ = self.weights  # a wrong one is told now
         self.remove_unused_columns = False  # the collator needs the text columns
         try:
             super().__post_init__()  # type: ignore[no-untyped-call]
         except ValueError as error:
             raise InputError(f"The training arguments do not fit together or this machine: {error}") from None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights by subgroup; those that are not named have 1.
+
+        Raises:
+            InputError: if one is no subgroup, or its weight no number from 0.
+        """
+        found: dict[str, float] = {}
+        for entry in self.subgroup_weights:
+            name, _, number = entry.partition("=")
+            try:
+                weight = float(number)
+            except ValueError:
+                weight = -1.0
+            if not 0 <= weight < math.inf:
+                raise InputError(f"`subgroup_weights` has '{entry}'; give SUBGROUP=NUMBER, such as sts=0.5.")
+            found[check_subgroup(name)] = weight
+        return found
+
+    @property
+    def num_chunk_tokens(self) -> int:
+        """Padded tokens in one forward pass."""
+        return self.chunk_tokens or (2_048 if self.device.type == "cpu" else 16_384)
+
+    @property
+    def num_kept_tokens(self) -> int:
+        """Padded tokens whose graphs are kept."""
+        return 2 * self.num_chunk_tokens if self.kept_tokens is None else self.kept_tokens
 
 
 TRAIN_ARGUMENTS = (DataArguments, EmbeddingModelConfig, ContrastiveTrainingArguments)

@@ -1,69 +1,46 @@
-"""`ContrastiveTrainer`: a `transformers.Trainer` whose loss is InfoNCE on EOS embeddings."""
+"""`ContrastiveTrainer`: a `transformers.Trainer` whose loss is InfoNCE on EOS embeddings, over the batch of all processes."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType, extract_model_from_parallel
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from dataset_builder.errors import RunError
+from trainer.batches import ContrastiveBatchSampler
+from trainer.collator import ContrastiveCollator, known_positives
 from trainer.config import ContrastiveTrainingArguments
-from trainer.data import ContrastiveCollator, SubgroupBatchSampler
-from trainer.loss import InfoNCE, false_negatives, info_nce
+from trainer.encoding import EosEncoder
+from trainer.gather import agree, gathered_texts, no_sync
+from trainer.gradient_cache import GradientCache, embed
+from trainer.loss import InfoNCE, contrastive_loss
+from trainer.meter import Meter
 
 
-def eos_embeddings(last_hidden_state: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the last layer's hidden state at the EOS, the last token of each text (paper, section 3.2).
+class BatchLoader(DataLoader[Any]):
+    """A `DataLoader` that tells its batch sampler the epoch, as `Trainer` does with its own."""
 
-    Args:
-        last_hidden_state: (texts, length, dim).
-        attention_mask: (texts, length), 1 on tokens, 0 on padding; the padding may stand on either side.
+    batch_sampler: ContrastiveBatchSampler
 
-    Returns:
-        (texts, dim), in the dtype of the hidden state.
-    """
-    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    last = (attention_mask * positions).argmax(dim=1)
-    return last_hidden_state[torch.arange(len(last), device=last.device), last]
-
-
-CHUNK_TOKENS = {"cpu": 2_048, "cuda": 65_536}
-"""Padded tokens in one forward pass: few enough to waste little on padding, many enough to keep the device busy."""
-
-
-def embed(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the EOS embeddings (texts, dim), not normalised, in the order of the texts.
-
-    The texts are sorted by length and encoded in chunks of about equal size, each padded only to its own longest text.
-
-    Args:
-        model: a model whose output has `last_hidden_state`.
-        input_ids: (texts, length), padded on the right.
-        attention_mask: (texts, length), 1 on tokens, 0 on padding.
-    """
-    lengths, order = attention_mask.sum(dim=1).sort(descending=True, stable=True)
-    vectors, start = [], 0
-    while start < len(order):
-        length = int(lengths[start])
-        rows = order[start : start + max(1, CHUNK_TOKENS.get(input_ids.device.type, 65_536) // length)]
-        mask = attention_mask[rows, :length]
-        hidden = model(input_ids=input_ids[rows, :length], attention_mask=mask).last_hidden_state
-        vectors.append(eos_embeddings(hidden, mask))
-        start += len(rows)
-    return torch.cat(vectors)[order.argsort()]
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self.batch_sampler.set_epoch(epoch)
 
 
 class ContrastiveTrainer(Trainer):
     """Trains the `PreTrainedModel` or `PeftModel` itself with InfoNCE over in-batch and hard negatives.
 
-    Candidates of a query are all positives and all hard negatives of its batch; duplicates of its positive and other
-    false negatives are masked (`trainer.loss.false_negatives`). In symmetric batches positives are queries too. Every
-    batch holds one subgroup.
+    Candidates of a query are all positives and all hard negatives of the global batch, that of all processes; duplicates
+    of its positive and other false negatives are masked (`trainer.loss.FalseNegatives`). In symmetric batches positives are
+    queries too. Every batch holds one subgroup. Gradients are those of the whole batch, to rounding, however it is
+    spread over chunks and processes (`trainer.gradient_cache`).
 
     Args:
         model: a model whose output has `last_hidden_state`.
@@ -74,6 +51,7 @@ class ContrastiveTrainer(Trainer):
         callbacks: as in `Trainer`.
     """
 
+    args: ContrastiveTrainingArguments
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the batch
 
     def __init__(
@@ -85,38 +63,80 @@ class ContrastiveTrainer(Trainer):
         eval_dataset: Dataset | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
+        model.config.use_cache = False  # type: ignore[union-attr]  # keys and values of past tokens are of no use here
         super().__init__(
             model=model,
             args=args,
-            data_collator=ContrastiveCollator(processing_class, args.max_seq_length),
+            data_collator=ContrastiveCollator(processing_class, args.max_seq_length, known_positives(train_dataset)),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             callbacks=callbacks,
         )
-        self.temperature = args.temperature
-        self._metrics: dict[str, list[Tensor]] = defaultdict(list)
+        self.meter = Meter(model, self.args)
+        self._encoder: EosEncoder | None = None
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return batches of one subgroup each, in an order that follows from (seed, epoch)."""
+        """Return this process's part of batches of one subgroup each, in an order that follows from (seed, epoch)."""
         return self._batches(self.train_dataset, self.args.train_batch_size, shuffle=True)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Return the held-out rows in batches of one subgroup each."""
+        """Return this process's part of the held-out rows, in batches of one subgroup each."""
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         return self._batches(rows, self.args.eval_batch_size, shuffle=False)
 
     def _batches(self, dataset: Any, batch_size: int, *, shuffle: bool) -> DataLoader[Any]:
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        loader: DataLoader[Any] = DataLoader(
+        sampler = ContrastiveBatchSampler(
             dataset,
-            batch_sampler=SubgroupBatchSampler(dataset["subgroup"], batch_size, seed, shuffle=shuffle),
+            batch_size * self.args.world_size,
+            seed,
+            shuffle=shuffle,
+            weights=self.args.weights if shuffle else None,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
+        )
+        return BatchLoader(
+            dataset,
+            batch_sampler=sampler,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
-        return prepared
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Add the gradients of one batch to the weights and return its loss, a float32 scalar.
+
+        Raises:
+            RunError: if the loss is not finite.
+        """
+        model.train()
+        if callable(train := getattr(self.optimizer, "train", None)):  # schedule-free optimizers
+            train()
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            cache = GradientCache(
+                self._encode(model),
+                inputs["input_ids"],
+                inputs["lengths"],
+                chunk_tokens=self.args.num_chunk_tokens,
+                kept_tokens=self.args.num_kept_tokens,
+                agree=partial(agree, self.accelerator),
+                no_sync=partial(no_sync, self.accelerator, model),
+            )
+            result = self._loss(cache.embeddings, inputs)
+            result.loss.backward()
+            # each process has the gradient with respect to its own texts, and the mean over processes will be taken
+            cache.backward(self.args.world_size / self.current_gradient_accumulation_steps, self._backward)
+        self.meter.add(result, inputs["lengths"], cache.num_padded)
+        return result.loss.detach() / self.current_gradient_accumulation_steps
+
+    def _backward(self, loss: Tensor) -> None:
+        # DeepSpeed would divide by the number of accumulation steps again
+        is_deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if is_deepspeed else {}))
 
     def compute_loss(
         self,
@@ -127,50 +147,44 @@ class ContrastiveTrainer(Trainer):
     ) -> Any:
         """Return the InfoNCE loss of a batch of `ContrastiveCollator`, a float32 scalar: the mean over its queries.
 
+        It holds the graph of the whole batch if gradients are enabled; `training_step` gives the same gradients without.
+
         Raises:
             RunError: if the loss is not finite.
         """
-        result = self._info_nce(model, inputs)
+        embeddings = embed(self._encode(model), inputs["input_ids"], inputs["lengths"], self.args.num_chunk_tokens)
+        result = self._loss(embeddings, inputs)
+        return (result.loss, {"result": result}) if return_outputs else result.loss
+
+    def _encode(self, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        if self._encoder is None:
+            self._encoder = EosEncoder(extract_model_from_parallel(self.model))
+        return partial(self._encoder, model)
+
+    def _loss(self, embeddings: Tensor, inputs: dict[str, Any]) -> InfoNCE:
+        texts = gathered_texts(self.accelerator, embeddings, inputs)
+        result = contrastive_loss(texts, temperature=self.args.temperature, dims=self.args.matryoshka_dims)
         if not torch.isfinite(result.loss):
             raise RunError(
                 f"The loss is {result.loss.item()} at step {self.state.global_step}; lower --learning_rate, or train in "
                 "float32 or bfloat16 if this is float16."
             )
-        if model.training:
-            for name in ("recall_at_1", "positive_similarity", "negative_similarity"):
-                self._metrics[name].append(getattr(result, name))
-        return (result.loss, {}) if return_outputs else result.loss
-
-    def _info_nce(self, model: nn.Module, inputs: dict[str, Any]) -> InfoNCE:
-        columns = [name for name in ("query", "positive", "negative") if f"{name}_input_ids" in inputs]
-        # {column: (texts, dim)}
-        vectors = {c: embed(model, inputs[f"{c}_input_ids"], inputs[f"{c}_attention_mask"]) for c in columns}
-        queries, positives = vectors["query"], vectors["positive"]
-        negatives = [vectors["negative"]] if "negative" in vectors else []
-        query_keys, positive_keys, candidate_keys = (
-            inputs[name] for name in ("query_keys", "positive_keys", "candidate_keys")
-        )
-        masked = false_negatives(query_keys, positive_keys, candidate_keys)
-        # (batch + negatives, dim): every positive, then every hard negative
-        forth = info_nce(queries, torch.cat([positives, *negatives]), temperature=self.temperature, masked=masked)
-        if not inputs["symmetric"]:
-            return forth
-        back_keys = torch.cat([query_keys, candidate_keys[len(query_keys) :]])
-        masked = false_negatives(positive_keys, query_keys, back_keys)
-        # (batch + negatives, dim): every query, then every hard negative
-        back = info_nce(positives, torch.cat([queries, *negatives]), temperature=self.temperature, masked=masked)
-        return InfoNCE(*((one + other) / 2 for one, other in zip(forth, back, strict=True)))
+        return result
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor | None, None, None]:
         """Return the loss of a held-out batch; there are no predictions to gather."""
-        with torch.no_grad():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        self.meter.add_held_out(outputs["result"])
+        return loss.detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the means since the last log of recall@1 and of the positive and negative similarity."""
+        """Log with the figures of `Meter` since the last log."""
         if "loss" in logs:
-            logs |= {name: torch.stack(values).mean().item() for name, values in self._metrics.items()}
-            self._metrics.clear()
+            logs |= self.meter.training()
+        elif "eval_loss" in logs:
+            logs |= self.meter.held_out()
         super().log(logs, start_time)

@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from dataset_builder.errors import RunError
 from dataset_builder.schema import FIXED_INSTRUCTIONS, instruct
-from trainer.contrastive import embed
+from trainer.encoding import eos_embeddings
 from trainer.eos import check_eos
 
 MIN_COSINE = 0.99999
@@ -52,7 +52,9 @@ def vectors(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[st
     encoded = tokenizer(
         texts, padding=True, padding_side="right", truncation=True, max_length=max_length, return_tensors="pt"
     ).to(device)
-    return functional.normalize(embed(model, encoded["input_ids"], encoded["attention_mask"]).float(), dim=-1).cpu()
+    # as any later user computes them: with a mask, and every token through every layer
+    hidden = model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).last_hidden_state
+    return functional.normalize(eos_embeddings(hidden, encoded["attention_mask"]).float(), dim=-1).cpu()
 
 
 def export_model(
