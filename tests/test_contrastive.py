@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from tests.tiny_models import (
     save_tiny_model,
 )
 from trainer.config import ContrastiveTrainingArguments
-from trainer.contrastive import CHUNK_TOKENS, ContrastiveTrainer, embed, eos_embeddings
-from trainer.data import ContrastiveCollator
+from trainer.collator import ContrastiveCollator
+from trainer.contrastive import ContrastiveTrainer
+from trainer.encoding import EosEncoder
 from trainer.eos import ensure_eos
+from trainer.gradient_cache import embed
 from trainer.loss import info_nce
 
 # peft 0.21 asks for it on each PeftModel, transformers 5.23 has renamed it
@@ -89,37 +92,6 @@ def _losses(trainer: ContrastiveTrainer) -> list[float]:
     return [log["loss"] for log in trainer.state.log_history if "loss" in log]
 
 
-# Pooling
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_eos_embeddings(side: str) -> None:
-    hidden = torch.randn(3, 5, 4)
-    lengths = [5, 2, 1]
-    rows = [[1] * n + [0] * (5 - n) if side == "right" else [0] * (5 - n) + [1] * n for n in lengths]
-    last = [n - 1 for n in lengths] if side == "right" else [4, 4, 4]
-    pooled = eos_embeddings(hidden, torch.tensor(rows))
-    assert torch.equal(pooled, torch.stack([hidden[i, position] for i, position in enumerate(last)]))
-
-
-def test_eos_embeddings_keep_the_dtype() -> None:
-    assert eos_embeddings(torch.ones(1, 2, 4, dtype=torch.bfloat16), torch.tensor([[1, 0]])).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("chunk_tokens", [1, 16, 60, 10_000])
-def test_an_embedding_does_not_depend_on_its_neighbours(
-    model: Any, model_folder: Path, chunk_tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(CHUNK_TOKENS, "cpu", chunk_tokens)
-    tokenizer = ensure_eos(AutoTokenizer.from_pretrained(model_folder))
-    texts = ["cats", "where do cats sleep in the morning, and why?", "", "cats sleep", "it rains in Berlin", "cats"]
-    batch = tokenizer(texts, padding=True, return_tensors="pt")
-    alone = [tokenizer(text, return_tensors="pt") for text in texts]
-    together = embed(model, batch["input_ids"], batch["attention_mask"])
-    apart = torch.cat([embed(model, one["input_ids"], one["attention_mask"]) for one in alone])
-    torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
-
-
 # The loss of a batch
 
 
@@ -134,10 +106,8 @@ def test_loss_of_a_batch(model: Any, model_folder: Path, tmp_path: Path) -> None
     rows = [example("short-long", i) for i in range(4)]
     batch = ContrastiveCollator(trainer.processing_class, 48)(rows)  # type: ignore[arg-type]
     with torch.no_grad():
-        query, positive, negative = (
-            embed(model.eval(), batch[f"{name}_input_ids"], batch[f"{name}_attention_mask"])
-            for name in ("query", "positive", "negative")
-        )
+        encode = partial(EosEncoder(model.eval()), model)
+        query, positive, negative = embed(encode, batch["input_ids"], batch["lengths"], 2_048).split(4)
     expected = info_nce(query, torch.cat([positive, negative]), temperature=0.05).loss.item()
     assert _loss(trainer, rows) == pytest.approx(expected, rel=1e-5)
 
@@ -270,7 +240,7 @@ def test_evaluation(model_folder: Path, tmp_path: Path) -> None:
     metrics = trainer.evaluate(held_out)
     assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-5)
     assert trainer.evaluate(held_out)["eval_loss"] == metrics["eval_loss"]
-    assert not trainer._metrics
+    assert not trainer.meter.training()
 
 
 def test_evaluation_while_training(model: Any, model_folder: Path, tmp_path: Path) -> None:
@@ -295,5 +265,7 @@ def test_embeddings_have_room_to_move(model: Any, model_folder: Path) -> None:
     """The tiny model tells texts apart, else the tests above would say little."""
     tokenizer = ensure_eos(AutoTokenizer.from_pretrained(model_folder))
     batch = tokenizer(ROWS["positive"][:16], padding=True, return_tensors="pt")
-    vectors = functional.normalize(embed(model, batch["input_ids"], batch["attention_mask"]), dim=-1)
+    vectors = functional.normalize(
+        EosEncoder(model)(model, batch["input_ids"], batch["attention_mask"].sum(dim=1)), dim=-1
+    )
     assert (vectors @ vectors.T).mean() < 0.95

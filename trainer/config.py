@@ -73,7 +73,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
 
     Differs from `TrainingArguments` in: `learning_rate` 1e-4, `warmup_steps` 100, `weight_decay` 0.1,
     `num_train_epochs` 1 (the paper's), `logging_steps` 10, `save_strategy` "no", `report_to` "none",
-    `gradient_checkpointing` False (under gradient caching it would mean three forward passes),
     `ddp_find_unused_parameters` and `ddp_broadcast_buffers` False, and in `per_device_train_batch_size` times the number of
     processes, which is the number of examples that share their negatives.
     """
@@ -90,9 +89,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
     )
     matryoshka_dims: list[int] = field(
         default_factory=list, metadata={"help": "Further dimensions that embeddings may be cut to, such as 256 64."}
-    )
-    gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "Trade time for memory within a chunk; lower --chunk_tokens first."}
     )
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "See TrainingArguments."})
     ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "See TrainingArguments."})

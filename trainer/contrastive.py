@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 
 from dataset_builder.errors import RunError
 from trainer.batches import ContrastiveBatchSampler
@@ -126,7 +127,7 @@ class ContrastiveTrainer(Trainer):
                 agree=partial(agree, self.accelerator),
                 no_sync=partial(no_sync, self.accelerator, model),
             )
-            result = self._loss(cache.embeddings, inputs)
+            result, _ = self._loss(cache.embeddings, inputs)
             result.loss.backward()
             # each process has the gradient with respect to its own texts, and the mean over processes will be taken
             cache.backward(self.args.world_size / self.current_gradient_accumulation_steps, self._backward)
@@ -153,15 +154,17 @@ class ContrastiveTrainer(Trainer):
             RunError: if the loss is not finite.
         """
         embeddings = embed(self._encode(model), inputs["input_ids"], inputs["lengths"], self.args.num_chunk_tokens)
-        result = self._loss(embeddings, inputs)
-        return (result.loss, {"result": result}) if return_outputs else result.loss
+        result, num_queries = self._loss(embeddings, inputs)
+        outputs = {"result": result, "num_queries": num_queries}
+        return (result.loss, outputs) if return_outputs else result.loss
 
     def _encode(self, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         if self._encoder is None:
             self._encoder = EosEncoder(extract_model_from_parallel(self.model))
         return partial(self._encoder, model)
 
-    def _loss(self, embeddings: Tensor, inputs: dict[str, Any]) -> InfoNCE:
+    def _loss(self, embeddings: Tensor, inputs: dict[str, Any]) -> tuple[InfoNCE, int]:
+        """Return loss and figures of the batch of all processes, and its number of queries."""
         texts = gathered_texts(self.accelerator, embeddings, inputs)
         result = contrastive_loss(texts, temperature=self.args.temperature, dims=self.args.matryoshka_dims)
         if not torch.isfinite(result.loss):
@@ -169,7 +172,7 @@ class ContrastiveTrainer(Trainer):
                 f"The loss is {result.loss.item()} at step {self.state.global_step}; lower --learning_rate, or train in "
                 "float32 or bfloat16 if this is float16."
             )
-        return result
+        return result, len(texts.query_keys)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -178,13 +181,24 @@ class ContrastiveTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        self.meter.add_held_out(outputs["result"])
+        self.meter.add_held_out(outputs["result"], outputs["num_queries"])
         return loss.detach(), None, None
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Return loss and figures of held-out rows: means over the rows, where the base class has means over batches."""
+        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        output.metrics.update(self.meter.held_out(metric_key_prefix))
+        return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the figures of `Meter` since the last log."""
         if "loss" in logs:
             logs |= self.meter.training()
-        elif "eval_loss" in logs:
-            logs |= self.meter.held_out()
         super().log(logs, start_time)

@@ -6,6 +6,7 @@ anything, so that causal models go without attention mask, and whether the last 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ class EosEncoder:
         self.needs_mask = True
         self.last_layer: nn.Module | None = None
         layer = _last_layer(model)
+        # the probes are too short to see a sliding window; texts longer than one take the ordinary way
+        self._window: float = getattr(_config(model), "sliding_window", None) or math.inf
         was_training = model.training
         model.eval()
         try:
@@ -60,7 +63,7 @@ class EosEncoder:
     def _probe(self, model: nn.Module, layer: nn.Module | None) -> None:
         device = next(model.parameters()).device
         lengths = torch.tensor(_PROBE_LENGTHS, device=device)
-        vocab_size = int(model.config.get_text_config().vocab_size)  # type: ignore[operator,union-attr]
+        vocab_size = int(_config(model).vocab_size)
         ids = torch.arange(int(lengths.sum()), device=device).reshape(1, -1) % vocab_size
         texts = ids[:, : lengths.max()].repeat(len(lengths), 1)
         with_mask = self(model, texts, lengths)
@@ -88,13 +91,17 @@ class EosEncoder:
         if self.needs_mask:
             mask = (torch.arange(length, device=lengths.device) < lengths[:, None]).to(input_ids.dtype)
         layer = self.last_layer
-        if layer is None or getattr(layer, "gradient_checkpointing", False):  # whose recomputation would miss the context
+        if layer is None or length > self._window:
             hidden = model(input_ids=input_ids, attention_mask=mask).last_hidden_state
             return hidden[torch.arange(len(last), device=last.device), last]
         with _for_eos_only(layer, last):
             # (texts, 1, dim)
             hidden = model(input_ids=input_ids, attention_mask=mask).last_hidden_state
         return hidden[:, 0]
+
+
+def _config(model: Any) -> Any:
+    return model.config.get_text_config()
 
 
 def _is_close(one: Tensor, other: Tensor) -> bool:
@@ -131,7 +138,9 @@ def _for_eos_only(layer: nn.Module, last: Tensor) -> Iterator[None]:
             layer.forward = own
 
 
-def _eos_only(layer: Any, hidden: Tensor, last: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
+def _eos_only(
+    layer: Any, hidden: Tensor, last: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **_: Any
+) -> Tensor:
     """Return what a Llama-like decoder layer returns, (texts, 1, dim), for one query a text: the token at `last`.
 
     Args:
@@ -162,10 +171,8 @@ def _eos_only(layer: Any, hidden: Tensor, last: Tensor, *, position_embeddings: 
     at_eos = [table.expand(num, -1, -1)[rows, last][:, None] for table in (cos, sin)]
     query, key = rotate(query, query, *at_eos)[0], rotate(key, key, cos, sin)[1]
     positions = torch.arange(length, device=hidden.device)
-    # (texts, 1, 1, length): up to the EOS, within the sliding window if there is one
+    # (texts, 1, 1, length): up to the EOS
     seen = (positions <= last[:, None])[:, None, None]
-    if window := getattr(attention, "sliding_window", None):
-        seen = seen & (positions > last[:, None] - window)[:, None, None]
     dropout = attention.attention_dropout if layer.training else 0.0
     mixed = functional.scaled_dot_product_attention(
         query, key, value, attn_mask=seen, dropout_p=dropout, scale=attention.scaling, enable_gqa=True

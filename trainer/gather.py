@@ -58,7 +58,9 @@ def gathered_texts(accelerator: Accelerator, embeddings: Tensor, inputs: dict[st
         inputs: this process's batch of `trainer.collator.ContrastiveCollator`.
     """
     num_rows = len(inputs["query_keys"])
-    columns = dict(zip(("queries", "positives", "negatives"), embeddings.tensor_split([num_rows, 2 * num_rows]), strict=True))
+    columns = dict(
+        zip(("queries", "positives", "negatives"), embeddings.tensor_split([num_rows, 2 * num_rows]), strict=True)
+    )
     keys = {name: inputs[name] for name in ("query_keys", "positive_keys", "negative_keys")}
     known, symmetric = inputs["known_positives"], inputs["symmetric"].reshape(1)
     if accelerator.num_processes > 1:
@@ -85,7 +87,9 @@ def agree(accelerator: Accelerator, num_chunks: int, num_kept: int) -> tuple[int
 @contextmanager
 def no_sync(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
     """Keep gradients in each process, whatever spreads the model over them."""
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # its engine would make a step with each backward pass
+    if (
+        accelerator.distributed_type == DistributedType.DEEPSPEED
+    ):  # its engine would make a step with each backward pass
         state = accelerator.gradient_state
         before = state.sync_gradients
         state._set_sync_gradients(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+Mask = Callable[[int, int], Tensor]
+"""From the first and behind the last of some queries to which candidates stay out: (queries, candidates) bool."""
 _LOGITS_AT_ONCE = 1 << 22
 """Similarities that are held at once: 16 MiB in float32, a few times over."""
 
@@ -81,23 +84,29 @@ def contrastive_loss(texts: Texts, *, temperature: float, dims: list[int] | None
 def _both_ways(texts: Texts, dim: int, temperature: float) -> InfoNCE:
     queries, positives = texts.queries[:, :dim], texts.positives[:, :dim]
     negatives = texts.negatives[:, :dim]
-    known = _with_equal_queries(texts.query_keys, texts.positive_keys, texts.known_positives)
+    known = with_equal_queries(texts.query_keys, texts.positive_keys, texts.known_positives)
     candidate_keys = torch.cat([texts.positive_keys, texts.negative_keys])
-    mask = FalseNegatives(texts.query_keys, texts.positive_keys, candidate_keys, known)
+    mask = FalseNegatives(texts.query_keys, texts.positive_keys, candidate_keys, known).rows
     # (batch + negatives, dim): every positive, then every hard negative
     forth = info_nce(queries, torch.cat([positives, negatives]), temperature=temperature, mask=mask)
     if not texts.symmetric:
         return forth
     candidate_keys = torch.cat([texts.query_keys, texts.negative_keys])
-    known = _with_equal_queries(texts.positive_keys, texts.query_keys, known[:0])
-    mask = FalseNegatives(texts.positive_keys, texts.query_keys, candidate_keys, known)
+    known = with_equal_queries(texts.positive_keys, texts.query_keys, known[:0])
+    mask = FalseNegatives(texts.positive_keys, texts.query_keys, candidate_keys, known).rows
     # (batch + negatives, dim): every query, then every hard negative
     back = info_nce(positives, torch.cat([queries, negatives]), temperature=temperature, mask=mask)
     return InfoNCE(*((one + other) / 2 for one, other in zip(forth, back, strict=True)))
 
 
-def _with_equal_queries(query_keys: Tensor, positive_keys: Tensor, known: Tensor) -> Tensor:
-    """Return `known` with the positives that rows of the batch with an equal query have."""
+def with_equal_queries(query_keys: Tensor, positive_keys: Tensor, known: Tensor) -> Tensor:
+    """Return `known` with the positives that rows of the batch with an equal query have.
+
+    Args:
+        query_keys: (batch,) int64.
+        positive_keys: (batch,) int64.
+        known: (pairs, 2) int64, rows and keys of their positives.
+    """
     _, group, size = query_keys.unique(return_inverse=True, return_counts=True)
     rows = torch.nonzero(size[group] > 1).flatten()
     if not len(rows):
@@ -142,9 +151,7 @@ class FalseNegatives:
         return masked
 
 
-def info_nce(
-    queries: Tensor, candidates: Tensor, *, temperature: float, mask: FalseNegatives | None = None
-) -> InfoNCE:
+def info_nce(queries: Tensor, candidates: Tensor, *, temperature: float, mask: Mask | None = None) -> InfoNCE:
     """Return the mean cross-entropy of picking each query's positive among all candidates (paper, equation 2).
 
     With one candidate set C of size n, all similarities equal, the loss is exactly log n. The similarities are computed a
@@ -154,7 +161,7 @@ def info_nce(
         queries: (batch, dim) embeddings of any length; row i belongs to candidate i.
         candidates: (batch + negatives, dim): every positive in the order of the queries, then every hard negative.
         temperature: divisor of the cosine similarity.
-        mask: which candidates to take out of which softmax.
+        mask: which candidates to take out of which softmax, such as `FalseNegatives.rows`; never a query's own positive.
     """
     # float32 at least, whatever the model computes in: at temperature 0.02, bf16's 3 digits would quantise logits to 0.2
     dtype = torch.promote_types(queries.dtype, torch.float32)
@@ -163,8 +170,7 @@ def info_nce(
     num_rows = max(1, _LOGITS_AT_ONCE // len(candidates))
     some_rows = partial(checkpoint, _some_rows, use_reentrant=False, preserve_rng_state=False)
     sums = [
-        some_rows(queries, candidates, start, num_rows, temperature, mask)
-        for start in range(0, len(queries), num_rows)
+        some_rows(queries, candidates, start, num_rows, temperature, mask) for start in range(0, len(queries), num_rows)
     ]
     loss, figures = (torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True))
     recall, mrr, positive, negative, num_negatives, hard, num_hard = figures
@@ -181,7 +187,7 @@ def info_nce(
 
 
 def _some_rows(
-    queries: Tensor, candidates: Tensor, start: int, num_rows: int, temperature: float, mask: FalseNegatives | None
+    queries: Tensor, candidates: Tensor, start: int, num_rows: int, temperature: float, mask: Mask | None
 ) -> tuple[Tensor, Tensor]:
     """Return the summed loss of some queries, and sums of the figures (7,) without gradient.
 
@@ -197,7 +203,7 @@ def _some_rows(
     end = min(start + num_rows, num)
     # (rows, batch + negatives): cosine similarity
     similarities = queries[start:end] @ candidates.T
-    masked = torch.zeros_like(similarities, dtype=torch.bool) if mask is None else mask.rows(start, end)
+    masked = torch.zeros_like(similarities, dtype=torch.bool) if mask is None else mask(start, end)
     labels = torch.arange(start, end, device=queries.device)
     logits = (similarities / temperature).masked_fill(masked, -torch.inf)
     loss = functional.cross_entropy(logits, labels, reduction="sum")
@@ -209,7 +215,7 @@ def _some_rows(
         nearer = ((similarities >= positive) & is_other).sum(dim=1)
         others = similarities * is_other
         figures = [
-            *((nearer == 0).sum(), (1.0 / (1 + nearer)).sum(), positive.sum()),
+            *((nearer == 0).sum(), (1 + nearer).to(loss.dtype).reciprocal().sum(), positive.sum()),
             *(others.sum(), is_other.sum(), others[:, num:].sum(), is_other[:, num:].sum()),
         ]
     return loss, torch.stack([figure.to(loss.dtype) for figure in figures])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -12,9 +13,6 @@ from trl.trainer.utils import compute_mfu, get_peak_flops
 
 from trainer.loss import InfoNCE
 
-FIGURES = ("recall_at_1", "mrr", "positive_similarity", "negative_similarity", "hard_negative_similarity", "masked_share")
-"""The fields of `InfoNCE` that are logged; held-out rows get the same with `eval_` before them."""
-
 
 def flops_per_token(model: nn.Module) -> float:
     """Return the floating-point operations that training needs for one token, without attention scores.
@@ -22,7 +20,9 @@ def flops_per_token(model: nn.Module) -> float:
     Two a weight for the forward pass, two for the gradients of activations, two a trained weight for its own gradient. What is
     computed twice to save memory counts once; embeddings are looked up and count nothing.
     """
-    looked_up = {id(weight) for module in model.modules() if isinstance(module, nn.Embedding) for weight in module.parameters()}
+    looked_up = {
+        id(weight) for module in model.modules() if isinstance(module, nn.Embedding) for weight in module.parameters()
+    }
     weights = [weight for weight in model.parameters() if id(weight) not in looked_up]
     num, num_trained = (
         sum(weight.numel() for weight in weights if weight.requires_grad or not trained) for trained in (False, True)
@@ -46,7 +46,7 @@ class Meter:
             dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else str(next(model.parameters()).dtype)[6:]
             self._peak_flops = get_peak_flops(torch.cuda.get_device_name(args.device), dtype)
         self._training: list[InfoNCE] = []
-        self._held_out: list[InfoNCE] = []
+        self._held_out: list[tuple[InfoNCE, int]] = []
         self._useful: list[Tensor] = []
         self._padded = 0
         self._since = time.monotonic()
@@ -63,9 +63,9 @@ class Meter:
         self._useful.append(lengths.sum())
         self._padded += num_padded
 
-    def add_held_out(self, result: InfoNCE) -> None:
-        """Add a held-out batch."""
-        self._held_out.append(InfoNCE(*(value.detach() for value in result)))
+    def add_held_out(self, result: InfoNCE, num_queries: int) -> None:
+        """Add a held-out batch with so many queries."""
+        self._held_out.append((InfoNCE(*(value.detach() for value in result)), num_queries))
 
     def training(self) -> dict[str, float]:
         """Return the figures since the last call.
@@ -75,7 +75,8 @@ class Meter:
         """
         if not self._training:
             return {}
-        figures = _means(self._training)
+        figures = _means(self._training, [1] * len(self._training))
+        del figures["loss"]  # the trainer's own
         useful = float(torch.stack(self._useful).sum())
         now = time.monotonic()
         tokens_per_s = useful * self._num_processes / max(now - self._since, 1e-9)
@@ -86,16 +87,22 @@ class Meter:
         self._training, self._useful, self._padded, self._since = [], [], 0, now
         return figures
 
-    def held_out(self) -> dict[str, float]:
-        """Return the figures of the held-out batches since the last call, with `eval_` before their names."""
-        figures = _means(self._held_out) if self._held_out else {}
-        self._held_out = []
-        self._since = time.monotonic()  # evaluating is no training
-        return {f"eval_{name}": value for name, value in figures.items()}
+    def held_out(self, prefix: str) -> dict[str, float]:
+        """Return loss and figures of the held-out batches since the last call, means over the queries.
+
+        Args:
+            prefix: stands before the names, with an underscore.
+        """
+        results, sizes = zip(*self._held_out, strict=True) if self._held_out else ((), ())
+        self._held_out, self._since = [], time.monotonic()  # evaluating is no training
+        figures = _means(list(results), list(sizes)) if results else {}
+        return {f"{prefix}_{name}": value for name, value in figures.items()}
 
 
-def _means(results: list[InfoNCE]) -> dict[str, float]:
-    columns = {name: torch.stack([getattr(result, name) for result in results]) for name in FIGURES}
-    # without hard negatives there is no such similarity
-    means = {name: values.nanmean().item() for name, values in columns.items()}
-    return {name: value for name, value in means.items() if value == value}
+def _means(results: list[InfoNCE], weights: list[int]) -> dict[str, float]:
+    """Return the weighted mean of every field; those that are NaN throughout, as without hard negatives, are left out."""
+    # (results, fields)
+    values = torch.stack([torch.stack([value.double() for value in result]) for result in results])
+    weight = torch.tensor(weights, dtype=torch.float64, device=values.device)[:, None] * ~values.isnan()
+    means = ((values.nan_to_num() * weight).sum(dim=0) / weight.sum(dim=0)).tolist()
+    return {name: mean for name, mean in zip(InfoNCE._fields, means, strict=True) if not math.isnan(mean)}
