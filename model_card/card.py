@@ -14,10 +14,10 @@ from dataset_builder.progress import duration
 from dataset_builder.schema import SYMMETRIC
 from model_card.config import EvaluationArguments
 from model_card.scores import Evaluation
+from trainer.curves import CURVES
 from trainer.export import INSTRUCTIONS
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
-CURVES = "training_curves.png"
 
 
 def card_data(arguments: EvaluationArguments, record: dict[str, Any], evaluation: Evaluation) -> ModelCardData:

@@ -12,12 +12,13 @@ from safetensors import safe_open
 
 from dataset_builder.errors import InputError
 from dataset_builder.progress import duration
-from model_card.card import CURVES, languages, model_card, title
+from model_card.card import languages, model_card, title
 from model_card.config import EvaluationArguments
 from model_card.evaluation import read_record
-from model_card.plots import score_bars, training_curves
+from model_card.plots import score_bars
 from model_card.scores import Evaluation, read_evaluation
 from trainer.base_model import model_digest
+from trainer.curves import CURVES, training_curves
 
 REPORT = "report.html"
 

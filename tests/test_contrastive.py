@@ -20,8 +20,8 @@ from tests.tiny_models import (
     one_thread,  # noqa: F401  autouse
     save_tiny_model,
 )
-from trainer.config import ContrastiveTrainingArguments
 from trainer.collator import ContrastiveCollator
+from trainer.config import ContrastiveTrainingArguments
 from trainer.contrastive import ContrastiveTrainer
 from trainer.encoding import EosEncoder
 from trainer.eos import ensure_eos

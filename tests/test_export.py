@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from dataset_builder.errors import InputError, RunError
-from dataset_builder.schema import instruct
+from dataset_builder.schema import SUBGROUPS, instruct
 from tests.tiny_datasets import example
 from tests.tiny_models import (
     MODEL_FAMILIES,
@@ -169,8 +169,9 @@ def test_prompt_names() -> None:
     import mteb
 
     types = {task.metadata.type for task in mteb.get_tasks(modalities=["text"])}
-    ours = {name.split("-")[0] for name in prompts()} - {"query", "document"}
-    assert ours <= types
+    names = set(prompts()) - {"query", "document"}
+    assert names >= set(SUBGROUPS)
+    assert {name.split("-")[0] for name in names - set(SUBGROUPS)} <= types
 
 
 def test_bf16(tmp_path: Path) -> None:

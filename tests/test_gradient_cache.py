@@ -11,7 +11,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
 from tests.tiny_datasets import example
@@ -207,7 +206,11 @@ def test_graphs_are_kept_up_to_the_budget() -> None:
         return layer(ids).sum(dim=1)  # type: ignore[no-any-return]
 
     ids = torch.randint(0, 50, (10, 5))
-    for kept, expected in ((0, [False] * 5 + [True] * 5), (20, [False] * 3 + [True] * 2 + [True] * 3), (99, [True] * 5)):
+    for kept, expected in (
+        (0, [False] * 5 + [True] * 5),
+        (20, [False] * 3 + [True] * 2 + [True] * 3),
+        (99, [True] * 5),
+    ):
         calls.clear()
         cache = GradientCache(encode, ids, torch.full((10,), 5), chunk_tokens=10, kept_tokens=kept)
         assert cache.num_padded == 50
@@ -231,7 +234,12 @@ def test_idle_chunks_change_nothing() -> None:
             if not len(ids) and not more:
                 continue
             cache = GradientCache(
-                encode, ids, lengths, chunk_tokens=10, kept_tokens=20, agree=lambda num, kept, more=more: (num + more, kept)
+                encode,
+                ids,
+                lengths,
+                chunk_tokens=10,
+                kept_tokens=20,
+                agree=lambda num, kept, more=more: (num + more, kept),
             )
             assert cache.embeddings.shape == (len(ids), 4)
             cache.embeddings.grad = torch.ones_like(cache.embeddings)
@@ -287,6 +295,7 @@ def test_a_layer_that_is_built_otherwise_is_left_alone(folder: Callable[[str], P
 
 
 # Pooling
+
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_eos_embeddings(side: str) -> None:

@@ -17,7 +17,8 @@ from dataset_builder.schema import TEXT_COLUMNS
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 """Row numbers or text keys, int64."""
 
-_TRIES = 100  # other batches looked at for a row whose text its batch already has
+_TRIES = 2_000  # rows of other batches looked at for a row whose text its batch already has
+_ROUNDS = 3  # over all batches: a swap can make room for one that was not found before
 
 
 def text_keys(texts: Iterable[str]) -> Rows:
@@ -194,7 +195,7 @@ def _split(rows: list[int], num_batches: int) -> list[list[int]]:
 def _part_equals(batches: list[list[int]], keys: Rows, rng: np.random.Generator) -> None:
     """Swap rows between batches, in place, until no text stands twice in a batch, as far as a few tries find."""
     texts = [Counter(key for row in batch for key in _distinct(keys[row])) for batch in batches]
-    for i, batch in enumerate(batches):
+    for i, batch in [*enumerate(batches)] * _ROUNDS:
         if texts[i].total() == len(texts[i]):
             continue
         for place, row in enumerate(batch):
@@ -213,18 +214,25 @@ def _swap_away(
     ours = _distinct(keys[batches[i][place]])
     if all(texts[i][key] <= 1 for key in ours):  # an earlier swap has parted them
         return
-    for j in rng.integers(len(batches), size=_TRIES).tolist():
-        if j == i or not batches[j] or any(key in texts[j] for key in ours):
+    tries = 0
+    for j in rng.permutation(len(batches)).tolist():
+        if j == i or any(key in texts[j] for key in ours):
             continue
-        there = int(rng.integers(len(batches[j])))
-        theirs = _distinct(keys[batches[j][there]])
-        if any(texts[i][key] - (key in ours) > 0 for key in theirs):
-            continue
-        for counter, gone, come in ((texts[i], ours, theirs), (texts[j], theirs, ours)):
-            counter.subtract(gone)
-            counter.update(come)
-            for key in gone:
-                if not counter[key]:
-                    del counter[key]
-        batches[i][place], batches[j][there] = batches[j][there], batches[i][place]
-        return
+        for there, row in enumerate(batches[j]):
+            theirs = _distinct(keys[row])
+            tries += 1
+            if all(texts[i][key] - (key in ours) <= 0 for key in theirs):
+                _move(texts[i], ours, theirs)
+                _move(texts[j], theirs, ours)
+                batches[i][place], batches[j][there] = row, batches[i][place]
+                return
+        if tries > _TRIES:
+            return
+
+
+def _move(texts: Counter[int], gone: set[int], come: set[int]) -> None:
+    texts.subtract(gone)
+    texts.update(come)
+    for key in gone:
+        if not texts[key]:
+            del texts[key]

@@ -43,7 +43,7 @@ class ContrastiveCollator:
     ...     {"query": "e", "positive": "f", "negative": None, "instruction": "t", "subgroup": "short-long"},
     ... ]
     >>> batch = collate(rows)
-    >>> batch["input_ids"]  # two queries (cut to three tokens), two positives, a negative; each with its EOS (0), then padding (1)
+    >>> batch["input_ids"]  # two queries (cut to three tokens), two positives, a negative; each with its EOS (0)
     tensor([[2, 2, 0],
             [2, 2, 0],
             [4, 5, 0],

@@ -47,6 +47,10 @@ class EmbeddingModelConfig(ModelConfig):
     lora_target_modules: list[str] | None = field(
         default_factory=lambda: ["all-linear"], metadata={"help": "Modules that get adapters."}
     )
+    merge: bool = field(
+        default=True,
+        metadata={"help": "Merge the adapters into the exported weights; --no_merge exports the adapters."},
+    )
     lora_task_type: str = field(default="FEATURE_EXTRACTION", metadata={"help": "Task type of LoRA."})
 
     def __post_init__(self) -> None:
@@ -65,9 +69,9 @@ class ContrastiveTrainingArguments(TrainingArguments):
     Args:
         temperature: divisor of the cosine similarity in InfoNCE (paper, equation 2).
         max_seq_length: longest text in tokens, EOS included.
-        chunk_tokens: padded tokens in one forward pass. None: 2,048 on a CPU, 16,384 elsewhere.
-        kept_tokens: padded tokens whose graphs are kept for the backward pass; texts beyond them are computed twice.
-            None: twice `chunk_tokens`.
+        chunk_tokens: padded tokens in one forward pass. None: by the memory of the device (`trainer.budget`).
+        kept_tokens: padded tokens whose graphs are kept for the backward pass; texts beyond them are computed twice. None:
+            by the memory of the device.
         subgroup_weights: how often the rows of a subgroup are taken in an epoch, as in `sts=0.5`; 1 where nothing is said.
         matryoshka_dims: further dimensions to which embeddings may be cut; the loss is the mean over all of them.
 
@@ -79,9 +83,14 @@ class ContrastiveTrainingArguments(TrainingArguments):
 
     temperature: float = field(default=0.02, metadata={"help": "Temperature of InfoNCE."})
     max_seq_length: int = field(default=512, metadata={"help": "Longest text in tokens, its EOS included."})
-    chunk_tokens: int | None = field(default=None, metadata={"help": "Padded tokens in one forward pass."})
+    chunk_tokens: int | None = field(
+        default=None, metadata={"help": "Padded tokens in one forward pass. Default: by the memory of the device."}
+    )
     kept_tokens: int | None = field(
-        default=None, metadata={"help": "Padded tokens whose graphs are kept; the rest is computed twice."}
+        default=None,
+        metadata={
+            "help": "Padded tokens whose graphs are kept; the rest is computed twice. Default: by the memory of the device."
+        },
     )
     subgroup_weights: list[str] = field(
         default_factory=list,
@@ -137,16 +146,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
                 raise InputError(f"`subgroup_weights` has '{entry}'; give SUBGROUP=NUMBER, such as sts=0.5.")
             found[check_subgroup(name)] = weight
         return found
-
-    @property
-    def num_chunk_tokens(self) -> int:
-        """Padded tokens in one forward pass."""
-        return self.chunk_tokens or (2_048 if self.device.type == "cpu" else 16_384)
-
-    @property
-    def num_kept_tokens(self) -> int:
-        """Padded tokens whose graphs are kept."""
-        return 2 * self.num_chunk_tokens if self.kept_tokens is None else self.kept_tokens
 
 
 TRAIN_ARGUMENTS = (DataArguments, EmbeddingModelConfig, ContrastiveTrainingArguments)

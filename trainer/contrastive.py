@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from dataset_builder.errors import RunError
 from trainer.batches import ContrastiveBatchSampler
+from trainer.budget import Budget, budget
 from trainer.collator import ContrastiveCollator, known_positives
 from trainer.config import ContrastiveTrainingArguments
 from trainer.encoding import EosEncoder
@@ -76,6 +77,7 @@ class ContrastiveTrainer(Trainer):
         )
         self.meter = Meter(model, self.args)
         self._encoder: EosEncoder | None = None
+        self._budgeted: Budget | None = None
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process's part of batches of one subgroup each, in an order that follows from (seed, epoch)."""
@@ -122,8 +124,7 @@ class ContrastiveTrainer(Trainer):
                 self._encode(model),
                 inputs["input_ids"],
                 inputs["lengths"],
-                chunk_tokens=self.args.num_chunk_tokens,
-                kept_tokens=self.args.num_kept_tokens,
+                **self._budget(model)._asdict(),
                 agree=partial(agree, self.accelerator),
                 no_sync=partial(no_sync, self.accelerator, model),
             )
@@ -153,7 +154,9 @@ class ContrastiveTrainer(Trainer):
         Raises:
             RunError: if the loss is not finite.
         """
-        embeddings = embed(self._encode(model), inputs["input_ids"], inputs["lengths"], self.args.num_chunk_tokens)
+        embeddings = embed(
+            self._encode(model), inputs["input_ids"], inputs["lengths"], self._budget(model).chunk_tokens
+        )
         result, num_queries = self._loss(embeddings, inputs)
         outputs = {"result": result, "num_queries": num_queries}
         return (result.loss, outputs) if return_outputs else result.loss
@@ -162,6 +165,16 @@ class ContrastiveTrainer(Trainer):
         if self._encoder is None:
             self._encoder = EosEncoder(extract_model_from_parallel(self.model))
         return partial(self._encoder, model)
+
+    def _budget(self, model: nn.Module) -> Budget:
+        if self._budgeted is None:
+            # Adam's two states of each trained weight, and its gradient
+            trained = sum(3 * weight.nbytes for weight in model.parameters() if weight.requires_grad)
+            with no_sync(self.accelerator, model):
+                self._budgeted = budget(
+                    self._encode(model), self.args.device, self.args.chunk_tokens, self.args.kept_tokens, trained
+                )
+        return self._budgeted
 
     def _loss(self, embeddings: Tensor, inputs: dict[str, Any]) -> tuple[InfoNCE, int]:
         """Return loss and figures of the batch of all processes, and its number of queries."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Value, concatenate_datasets, get_dataset_config_names, load_dataset
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import HfApi
+
 from dataset_builder.errors import InputError
 from dataset_builder.schema import SUBGROUPS, TRAIN_COLUMNS, Subgroup
 from trainer.base_model import files_digest

@@ -1,6 +1,7 @@
 """Export: one folder that `AutoModel`, `AutoTokenizer` and `SentenceTransformer` read, and that gives the same vectors in each.
 
-LoRA adapters are merged into the weights; a merge that changes the vectors is refused. Safetensors only, no remote code.
+LoRA adapters are merged into the weights, or exported by themselves; a merge that changes the vectors is refused.
+Safetensors only, no remote code.
 """
 
 from __future__ import annotations
@@ -26,17 +27,24 @@ MIN_COSINE = 0.99999
 """Least cosine similarity between a text's vectors before and after merging, and after reloading (float32)."""
 
 _RETRIEVAL = "Given a query, retrieve relevant text."
+_CLASSIFICATION = "Identify the category of the given text."
+_MATCHING = "Retrieve text that matches the given text."
+_STS, _BITEXT = FIXED_INSTRUCTIONS["sts"], FIXED_INSTRUCTIONS["bitext"]
 INSTRUCTIONS = {
     "query": _RETRIEVAL,
-    "Retrieval-query": _RETRIEVAL,
-    "Reranking-query": _RETRIEVAL,
-    "Classification": "Identify the category of the given text.",
+    "short-long": _RETRIEVAL,
+    "long-short": _CLASSIFICATION,
+    "short-short": _MATCHING,
+    "long-long": _MATCHING,
+    "sts": _STS,
+    "bitext": _BITEXT,
+    **dict.fromkeys(("Retrieval-query", "Reranking-query", "InstructionRetrieval-query"), _RETRIEVAL),
+    **dict.fromkeys(("Classification", "MultilabelClassification"), _CLASSIFICATION),
     "Clustering": "Identify the topic or theme of the given text.",
-    "PairClassification": FIXED_INSTRUCTIONS["sts"],
-    "STS": FIXED_INSTRUCTIONS["sts"],
-    "BitextMining": FIXED_INSTRUCTIONS["bitext"],
+    **dict.fromkeys(("PairClassification", "STS", "Summarization"), _STS),
+    "BitextMining": _BITEXT,
 }
-"""Instructions behind the prompt names of the exported model: sentence-transformers' own, and mteb's task types."""
+"""Instructions behind the prompt names of the exported model: sentence-transformers' own, our subgroups, mteb's task types."""
 
 
 def prompts() -> dict[str, str]:
@@ -58,7 +66,13 @@ def vectors(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[st
 
 
 def export_model(
-    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_seq_length: int, probes: list[str]
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    max_seq_length: int,
+    probes: list[str],
+    merge: bool = True,
 ) -> None:
     """Write the model folder and check it by loading it again.
 
@@ -68,15 +82,30 @@ def export_model(
         folder: an empty folder.
         max_seq_length: longest text in tokens that the exported model reads, its EOS included.
         probes: texts whose vectors must not change.
+        merge: False exports adapters by themselves, to be loaded with their base model, which is named in them.
 
     Raises:
         RunError: if merging or reloading changes the vectors or the token ids.
     """
     check_eos(tokenizer)
+    dim, dtype = model.config.get_text_config().hidden_size, model.dtype
     before = vectors(model, tokenizer, probes, max_seq_length)
-    if isinstance(model, PeftModel):
+    if merge and isinstance(model, PeftModel):
         model = model.merge_and_unload(safe_merge=True)
-        _require_equal(before, vectors(model, tokenizer, probes, max_seq_length), model.dtype, "merging the adapters")
+        _require_equal(before, vectors(model, tokenizer, probes, max_seq_length), dtype, "merging the adapters")
+    _save_tokenizer(tokenizer, folder, max_seq_length)
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's own card; ours is made by the verb `report`
+    _write_sentence_transformers(folder, dim)
+    reloaded = AutoModel.from_pretrained(folder, dtype=dtype)
+    its_tokenizer = AutoTokenizer.from_pretrained(folder)
+    check_eos(its_tokenizer)
+    if its_tokenizer(probes, verbose=False)["input_ids"] != tokenizer(probes, verbose=False)["input_ids"]:
+        raise RunError(f"The tokenizer saved to {folder} gives other token ids than the one in training; not exported.")
+    _require_equal(before, vectors(reloaded, its_tokenizer, probes, max_seq_length), dtype, "saving the model")
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_seq_length: int) -> None:
     tokenizer.model_max_length = max_seq_length
     # what the base's last user set, and where it was loaded from
     for key in ("max_length", "stride", "truncation_strategy", "is_local", "local_files_only"):
@@ -84,16 +113,8 @@ def export_model(
     backend: Any = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _make_plain(folder / "tokenizer_config.json")
-    _write_sentence_transformers(folder, model.config.get_text_config().hidden_size)
-    reloaded = AutoModel.from_pretrained(folder, dtype=model.dtype)
-    its_tokenizer = AutoTokenizer.from_pretrained(folder)
-    check_eos(its_tokenizer)
-    if its_tokenizer(probes, verbose=False)["input_ids"] != tokenizer(probes, verbose=False)["input_ids"]:
-        raise RunError(f"The tokenizer saved to {folder} gives other token ids than the one in training; not exported.")
-    _require_equal(before, vectors(reloaded, its_tokenizer, probes, max_seq_length), model.dtype, "saving the model")
 
 
 def _make_plain(path: Path) -> None:

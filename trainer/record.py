@@ -23,6 +23,7 @@ _NOT_SETTINGS = {  # of one machine or one call, of no influence on the weights,
     *("accelerator_config", "debug", "remove_unused_columns", "report_to", "project", "local_rank"),
     *("dataset_name", "dataset_revision", "model_name_or_path", "model_revision", "activation_checkpointing"),
     *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "dataloader_num_workers"),
+    *("chunk_tokens", "kept_tokens", "ddp_find_unused_parameters", "ddp_broadcast_buffers", "dataloader_pin_memory"),
     *("logging_strategy", "logging_steps", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "use_cpu"),
 }
 _PACKAGES = ("accelerate", "datasets", "embedsmith", "peft", "sentence-transformers", "torch", "transformers", "trl")
@@ -72,7 +73,7 @@ def outcome(trainer: Trainer, seconds: float) -> dict[str, Any]:
     return {
         "num_steps": trainer.state.global_step,
         "training_seconds": round(seconds, 1),
-        "hardware": {"device": device, "num_devices": max(trainer.args.n_gpu, 1), "cpu_cores": cores},
+        "hardware": {"device": device, "num_devices": trainer.args.world_size, "cpu_cores": cores},
         "versions": {name: version(name) for name in _PACKAGES},
-        "log_history": [log for log in trainer.state.log_history if "loss" in log],
+        "log_history": [log for log in trainer.state.log_history if "loss" in log or "eval_loss" in log],
     }
