@@ -2,8 +2,9 @@
 
 The weights are random (speed does not depend on them), bfloat16, adapters of rank 16 on all linear layers; the batch is that
 of the mix `mixed` of `training_methods.py`. Each method adds the gradients of one batch to the same adapters, after a
-warm-up on a small one, and nothing else: no optimizer, no tokenizer. MFU counts what LoRA needs (four operations a weight and
-useful token: there are no gradients of frozen weights) against the GPU's peak. Prints JSON, one line a row.
+warm-up on a part of it, and nothing else: no optimizer, no tokenizer. As in training with `--bf16`, the adapters are float32
+and the forward pass runs under autocast. MFU counts what LoRA needs (four operations a weight and useful token: there are no
+gradients of frozen weights) against the GPU's peak. Prints JSON, one line a row.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import inspect
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,16 +36,24 @@ from trainer.loss import Texts, contrastive_loss
 Step = Callable[[Columns], Tensor]
 
 
-def mistral(num_layers: int) -> PeftModel:
-    """Return Mistral-7B-v0.1 with random weights and LoRA, on the GPU."""
+def mistral(num_layers: int, *, liger: bool = False) -> PeftModel:
+    """Return Mistral-7B-v0.1 with random weights and LoRA, on the GPU, under autocast as accelerate would put it."""
     config = MistralConfig(num_hidden_layers=num_layers, sliding_window=4_096, use_cache=False)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
         model = MistralModel(config)
     torch.set_default_dtype(torch.float32)
+    if liger:
+        from liger_kernel.transformers import apply_liger_kernel_to_mistral
+
+        apply_liger_kernel_to_mistral(
+            rope=True, rms_norm=True, swiglu=True, fused_linear_cross_entropy=False, model=model
+        )
     lora = LoraConfig(task_type="FEATURE_EXTRACTION", r=16, lora_alpha=32, target_modules="all-linear")
     lora.init_lora_weights = False  # else the gradients of A would be zero
-    return get_peft_model(model, lora).train()  # type: ignore[no-any-return]
+    wrapped: PeftModel = get_peft_model(model, lora).train()
+    wrapped.forward = torch.autocast("cuda", dtype=torch.bfloat16)(wrapped.forward)
+    return wrapped
 
 
 def embedsmith(model: PeftModel, encode: Encode, chunk_tokens: int | None, kept_tokens: int | None) -> Step:
@@ -176,7 +186,7 @@ def measure(name: str, model: PeftModel, make: Callable[[], Step], texts: Column
     torch.cuda.empty_cache()
     try:
         step = make()
-        step([column[:16] for column in texts])
+        step([column[:48] for column in texts])
         model.zero_grad()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -212,38 +222,26 @@ def main() -> None:
     parser.add_argument("--mini_batch_sizes", type=int, nargs="+", default=[8, 16])
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    model = mistral(arguments.num_layers)
-    encoder = EosEncoder(model)
-    print(
-        json.dumps(
-            {
-                "device": torch.cuda.get_device_name(),
-                "needs_mask": encoder.needs_mask,
-                "eos_only": encoder.last_layer is not None,
-                "torch": torch.__version__,
-            }
-        ),
-        flush=True,
-    )
-    texts = columns("mixed", arguments.batch, 32_000)
+    texts, large = (columns("mixed", num, 32_000) for num in (arguments.batch, max(arguments.large_batch, 1)))
+    print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__}), flush=True)
 
-    def encode(ids: Tensor, lengths: Tensor) -> Tensor:
-        return encoder(model, ids, lengths)
-
-    def show(name: str, make: Callable[[], Step], of: Columns = texts) -> None:
+    def show(name: str, model: PeftModel, make: Callable[[], Step], of: Columns) -> None:
         print(json.dumps(measure(name, model, make, of)), flush=True)
 
-    show("embedsmith", lambda: embedsmith(model, encode, None, None))
+    model = mistral(arguments.num_layers)
+    encode = partial(EosEncoder(model), model)
+    show("embedsmith", model, lambda: embedsmith(model, encode, None, None), texts)
     for size in arguments.mini_batch_sizes:
-        show(f"sentence-transformers cached, mini-batch {size}", lambda size=size: cached_mnrl(model, size))  # type: ignore[misc]
-    show("GradCache loop, chunks of 16", lambda: grad_cache(model, 16))
-    show("embedsmith again", lambda: embedsmith(model, encode, None, None))
-    show("embedsmith, all computed twice", lambda: embedsmith(model, encode, None, 0))
+        name = f"sentence-transformers cached, mini-batch {size}"
+        show(name, model, lambda size=size: cached_mnrl(model, size), texts)  # type: ignore[misc]
+    show("GradCache loop, chunks of 16", model, lambda: grad_cache(model, 16), texts)
+    show("embedsmith, again", model, lambda: embedsmith(model, encode, None, None), texts)
+    show("embedsmith, varlen attention", model, lambda: embedsmith(model, varlen(model), None, None), texts)
+    fused = mistral(arguments.num_layers, liger=True)
+    encode_fused = partial(EosEncoder(fused), fused)
+    show("embedsmith, Liger kernels", fused, lambda: embedsmith(fused, encode_fused, None, None), texts)
     if arguments.large_batch:
-        show(
-            "embedsmith", lambda: embedsmith(model, encode, None, None), columns("mixed", arguments.large_batch, 32_000)
-        )
-    show("embedsmith, varlen attention", lambda: embedsmith(model, varlen(model), None, None))
+        show("embedsmith, Liger kernels", fused, lambda: embedsmith(fused, encode_fused, None, None), large)
 
 
 if __name__ == "__main__":
