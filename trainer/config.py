@@ -77,7 +77,7 @@ class ContrastiveTrainingArguments(TrainingArguments):
 
     Differs from `TrainingArguments` in: `learning_rate` 1e-4, `warmup_steps` 100, `weight_decay` 0.1,
     `num_train_epochs` 1 (the paper's), `logging_steps` 10, `save_strategy` "no", `report_to` "none",
-    `ddp_find_unused_parameters` and `ddp_broadcast_buffers` False, and in `per_device_train_batch_size` times the number of
+    `ddp_find_unused_parameters` False, and in `per_device_train_batch_size` times the number of
     processes, which is the number of examples that share their negatives.
     """
 
@@ -100,7 +100,6 @@ class ContrastiveTrainingArguments(TrainingArguments):
         default_factory=list, metadata={"help": "Further dimensions that embeddings may be cut to, such as 256 64."}
     )
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "See TrainingArguments."})
-    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "See TrainingArguments."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
     warmup_steps: float = field(default=100, metadata={"help": "Warm-up steps, or their share if below 1."})
     weight_decay: float = field(default=0.1, metadata={"help": "Weight decay."})

@@ -23,7 +23,7 @@ _NOT_SETTINGS = {  # of one machine or one call, of no influence on the weights,
     *("accelerator_config", "debug", "remove_unused_columns", "report_to", "project", "local_rank"),
     *("dataset_name", "dataset_revision", "model_name_or_path", "model_revision", "activation_checkpointing"),
     *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "dataloader_num_workers"),
-    *("chunk_tokens", "kept_tokens", "ddp_find_unused_parameters", "ddp_broadcast_buffers", "dataloader_pin_memory"),
+    *("chunk_tokens", "kept_tokens", "ddp_find_unused_parameters", "dataloader_pin_memory"),
     *("logging_strategy", "logging_steps", "eval_strategy", "eval_steps", "per_device_eval_batch_size", "use_cpu"),
 }
 _PACKAGES = ("accelerate", "datasets", "embedsmith", "peft", "sentence-transformers", "torch", "transformers", "trl")

@@ -128,9 +128,20 @@ def _check(args: ContrastiveTrainingArguments, held_out: Dataset) -> None:
         raise InputError(
             f"`eval_strategy` is '{args.eval_strategy}' but the dataset has no test split; curate with --test_size above 0."
         )
+    if args.resume_from_checkpoint == "last":
+        args.resume_from_checkpoint = _last_checkpoint(Path(args.output_dir or ""))
     resume = args.resume_from_checkpoint
     if resume and not Path(resume).is_dir():
-        raise InputError(f"`resume_from_checkpoint` is '{resume}', which is no folder; give a checkpoint-N folder.")
+        raise InputError(
+            f"`resume_from_checkpoint` is '{resume}', which is no folder; give a checkpoint-N folder, or `last`."
+        )
+
+
+def _last_checkpoint(run_dir: Path) -> str | None:
+    """Return the newest checkpoint that was written to its end, or None: from the start, then."""
+    # trainer_state.json is written last
+    whole = [path.parent for path in run_dir.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.partition("-")[2]))) if whole else None
 
 
 def _probes(examples: Dataset, num_each: int = 4) -> list[str]:
