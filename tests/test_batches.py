@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import Counter
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import torch
 from accelerate import skip_first_batches
 from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
 
+from dataset_builder.errors import InputError
+from tests.tiny_datasets import example
+from tests.tiny_models import tiny_tokenizer
 from trainer.batches import ContrastiveBatchSampler
+from trainer.collator import ContrastiveCollator
 from trainer.contrastive import BatchLoader
+from trainer.eos import ensure_eos
 
 SUBGROUPS = ["short-long"] * 23 + ["sts"] * 9 + ["bitext"] * 1 + ["short-long"] * 10 + ["sts"] * 7
 
@@ -121,15 +132,25 @@ def test_no_text_twice_in_a_batch(seed: int) -> None:
         assert _most_often(rows, batches) == 1
 
 
-def test_what_must_recur_is_spread_evenly() -> None:
-    """Five labels over 200 rows in batches of 16: each batch has each about three times."""
+@pytest.mark.parametrize("epoch", range(3))
+def test_what_must_recur_is_spread_evenly(epoch: int) -> None:
+    """Five labels over 200 rows in 13 batches: each is the positive of 40 rows, so of three or four in a batch."""
     labels = [f"label {i % 5}" for i in range(200)]
-    rows = _rows(
-        ["long-short"] * 200, positive=labels, negative=[f"label {(i + 1 + i // 5 % 4) % 5}" for i in range(200)]
-    )
-    for batch in ContrastiveBatchSampler(rows, 16):
-        counts = Counter(labels[i] for i in batch)
-        assert max(counts.values()) - min(counts.values()) <= 2
+    rows = _rows(["long-short"] * 200, positive=labels, negative=[None] * 200)
+    sampler = ContrastiveBatchSampler(rows, 16)
+    sampler.set_epoch(epoch)
+    for batch in sampler:
+        assert sorted(Counter(labels[i] for i in batch).values()) in ([3] * 5, [3] * 4 + [4])
+
+
+def test_what_must_recur_as_positive_and_negative_is_spread() -> None:
+    """Five labels over 200 rows, each the positive of 40 and the negative of 40: six or seven rows in a batch have it."""
+    labels = [f"label {i % 5}" for i in range(200)]
+    negatives = [f"label {(i + 1 + i // 5 % 4) % 5}" for i in range(200)]
+    for batch in ContrastiveBatchSampler(_rows(["long-short"] * 200, positive=labels, negative=negatives), 16):
+        positives = Counter(labels[i] for i in batch)
+        assert max(positives.values()) - min(positives.values()) <= 2
+        assert max(Counter(label for i in batch for label in (labels[i], negatives[i])).values()) <= 7
 
 
 def test_missing_and_several_negatives() -> None:
@@ -180,6 +201,88 @@ def test_weights() -> None:
     assert list(_sampler(["sts"] * 4, 8, weights={"sts": 0})) == []
 
 
+@pytest.mark.parametrize("weight", [0.05, 0.3, 0.75, 1.0, 1.5, 3.2])
+def test_a_weight_holds_for_the_whole_subgroup_and_every_row_has_its_turn(weight: float) -> None:
+    """Also where bitext falls into many groups."""
+    rng = random.Random(7)
+    num = 150
+    targets = [rng.choice(["de"] * 12 + list("abcdefg")) for _ in range(num)]
+    rows = _rows(["bitext"] * num, positive_language=targets)
+    sampler = ContrastiveBatchSampler(rows, 8, 1, weights={"bitext": weight})
+    seen: Counter[int] = Counter()
+    for epoch in range(300):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        taken = Counter(row for batch in batches for row in batch)
+        assert len(batches) == len(sampler)
+        assert taken.total() == round(weight * num)
+        assert max(taken.values()) <= math.ceil(weight)
+        assert len(taken) == num or weight < 1
+        seen += taken
+        if epoch > 2 / weight and len(seen) == num:
+            break
+    assert len(seen) == num
+    assert max(seen.values()) - min(seen.values()) <= max(2, 2 * weight)
+
+
+def test_rows_that_are_taken_twice_do_not_meet_themselves() -> None:
+    sampler = _sampler(["sts"] * 40, 8, weights={"sts": 2.5})
+    assert all(len(set(batch)) == len(batch) for batch in sampler)
+
+
+@pytest.mark.parametrize("weight", [-1, math.nan, math.inf])
+def test_what_is_no_weight(weight: float) -> None:
+    with pytest.raises(InputError, match=f"The weight of sts is {weight}; give a number from 0, such as 0.5"):
+        _sampler(["sts"], 8, weights={"sts": weight})
+
+
+def test_weights_of_no_subgroup_or_without_shuffling() -> None:
+    with pytest.raises(InputError, match=r"has 'stss'; known subgroups are .* Did you mean 'sts'"):
+        _sampler(["sts"], 8, weights={"stss": 1})
+    with pytest.raises(InputError, match="`weights` are given for rows in their order; leave them out, or shuffle"):
+        _sampler(["sts"], 8, weights={"sts": 2}, shuffle=False)
+
+
+# Any data
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_data(seed: int) -> None:
+    """What holds for every dataset, batch size and number of processes."""
+    rng = random.Random(seed)
+    num, batch_size, world_size = rng.randrange(1, 120), rng.randrange(1, 20), rng.randrange(1, 4)
+    subgroups = [rng.choice(["sts", "bitext", "bitext", "long-short"]) for _ in range(num)]
+    labels = [f"label {i}" for i in range(rng.randrange(1, num + 1))]
+    columns: dict[str, list[Any]] = {
+        "positive": [rng.choice(labels) for _ in range(num)],
+        "negative": [[f"n {rng.randrange(40)}" for _ in range(rng.randrange(4))] for _ in range(num)],
+        "language": [rng.choice("ab") for _ in range(num)],
+        "positive_language": [rng.choice("cddddd") for _ in range(num)],
+    }
+    rows = _rows(subgroups, **columns)
+    of = {i: (subgroups[i], columns["language"][i], columns["positive_language"][i]) for i in range(num)}
+    how_many = Counter(of.values())
+    for shuffle in (True, False):
+        sampler = ContrastiveBatchSampler(rows, batch_size, seed, shuffle=shuffle)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        assert sorted(chain(*batches)) == list(range(num))
+        sizes: dict[Any, set[int]] = {}
+        for batch in batches:
+            directions = {of[i] for i in batch}
+            assert len({subgroup for subgroup, *_ in directions}) == 1
+            frequent = {of[i] for i in batch if of[i][0] == "bitext" and how_many[of[i]] >= batch_size}
+            assert not frequent or directions == frequent
+            assert len(frequent) <= 1
+            sizes.setdefault((of[batch[0]][0], *frequent), set()).add(len(batch))
+        assert all(max(of_group) - min(of_group) <= 1 and max(of_group) <= batch_size for of_group in sizes.values())
+        parts = [
+            list(ContrastiveBatchSampler(rows, batch_size, seed, shuffle=shuffle, rank=i, world_size=world_size))
+            for i in range(world_size)
+        ]
+        assert [list(chain(*batch)) for batch in zip(*parts, strict=True)] == batches
+
+
 # Processes and resuming
 
 
@@ -192,30 +295,95 @@ def test_processes_share_the_batches_of_one(world_size: int) -> None:
         assert max(map(len, batch)) - min(map(len, batch)) <= 1
 
 
+def test_a_batch_smaller_than_the_processes() -> None:
+    """A process without a row gets an empty batch, which the collator takes too."""
+    rows = Dataset.from_list([example("sts", i) for i in range(5)])
+    sampler = ContrastiveBatchSampler(rows, 3, rank=0, world_size=4)
+    loader: DataLoader[Any] = DataLoader(
+        rows,
+        batch_sampler=sampler,
+        collate_fn=ContrastiveCollator(ensure_eos(tiny_tokenizer("qwen3")), 16),
+    )
+    assert [len(batch["query_keys"]) for batch in loader] == [0, 0]
+
+
+def _loader(kind: type[DataLoader[Any]] = DataLoader, num_workers: int = 0) -> DataLoader[Any]:
+    rows: Any = range(len(SUBGROUPS))
+    return kind(rows, batch_sampler=_sampler(SUBGROUPS, 8, 3), collate_fn=list, num_workers=num_workers)
+
+
+def _choose_epoch(loader: Any, epoch: int) -> None:
+    """As `_run_epoch` of transformers' Trainer does."""
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch)
+    underlying: Any = getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None)
+    if hasattr(underlying, "set_epoch"):
+        underlying.set_epoch(epoch)
+
+
+@pytest.mark.parametrize("kind", [DataLoader, BatchLoader])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_skipping_batches_goes_on_where_the_epoch_was_left(num_workers: int) -> None:
-    def loader() -> BatchLoader:
-        return BatchLoader(
-            range(len(SUBGROUPS)),  # type: ignore[arg-type]
-            batch_sampler=_sampler(SUBGROUPS, 8, 3),
-            collate_fn=list,
-            num_workers=num_workers,
+def test_skipping_batches_goes_on_where_the_epoch_was_left(kind: type[DataLoader[Any]], num_workers: int) -> None:
+    whole = _loader(kind)
+    _choose_epoch(whole, 2)
+    resumed = skip_first_batches(_loader(kind, num_workers), 3)
+    _choose_epoch(resumed, 2)
+    assert list(resumed) == list(whole)[3:] != list(_loader(kind))[3:]
+
+
+class _Recorder(Trainer):
+    """A real `Trainer` on a plain `DataLoader`, which notes the rows of each step."""
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        self.seen: list[list[int]] = []
+        loader = _loader()
+        loader.collate_fn = lambda rows: {"rows": torch.tensor(rows)}
+        return loader
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self.seen.append(inputs["rows"].tolist())
+        return model.weight.sum()
+
+
+@pytest.mark.parametrize("steps", [2, 8, 11])
+def test_transformers_trainer_chooses_the_epoch_and_resumes(tmp_path: Path, steps: int) -> None:
+    def train(num_epochs: int, checkpoint: str | None = None, **arguments: Any) -> _Recorder:
+        settings = TrainingArguments(
+            str(tmp_path),
+            num_train_epochs=num_epochs,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            lr_scheduler_type="constant",
+            **arguments,
         )
+        trainer = _Recorder(nn.Linear(1, 1), settings, train_dataset=cast(Any, range(len(SUBGROUPS))))
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return trainer
 
-    whole = loader()
-    whole.set_epoch(2)
-    resumed = skip_first_batches(loader(), 3)
-    resumed.batch_sampler.batch_sampler.set_epoch(2)  # as transformers' Trainer does
-    assert list(resumed) == list(whole)[3:]
+    expected = []
+    for epoch in range(3):
+        sampler = _sampler(SUBGROUPS, 8, 3)
+        sampler.set_epoch(epoch)
+        expected += list(sampler)
+    assert train(3, save_steps=steps, save_total_limit=20).seen == expected
+    assert train(3, str(tmp_path / f"checkpoint-{steps}")).seen == expected[steps:]
 
 
-def test_half_a_million_rows() -> None:
-    """About 20 s on two slow cores would be too long; it is a few."""
-    num = 100_000
-    rows = _rows(["short-long"] * num, positive=[f"label {i % 30_000}" for i in range(num)])
+@pytest.mark.parametrize("popular", [False, True])
+def test_an_epoch_of_many_rows_is_a_matter_of_seconds(popular: bool) -> None:
+    """100,000 rows: half a second, and about three where a few texts are everywhere."""
+    num, rng = 100_000, random.Random(0)
+
+    def label(i: int) -> str:
+        return f"label {int(rng.paretovariate(0.7)) % 1_000 if popular else i % 30_000}"
+
+    columns = {name: [label(i) for i in range(num)] for name in ("positive", *(["negative"] if popular else []))}
+    rows = _rows(["short-long"] * num, **columns)
     sampler = ContrastiveBatchSampler(rows, 2_048)
     start = time.process_time()
     batches = list(sampler)
     assert time.process_time() - start < 20
     assert len(batches) == 49
-    assert _most_often(rows.select(batches[0]), [list(range(len(batches[0])))]) == 1
+    if not popular:
+        assert _most_often(rows.select(batches[0]), [list(range(len(batches[0])))]) == 1

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -174,17 +173,15 @@ class _Group:
         self.members, self.languages, self.num_taken = members, languages, num_taken
 
     def take(self, seed: int, number: int, epoch: int) -> Rows:
-        """Return which of the members an epoch takes: all as often as that goes, then its part of an endless walk.
+        """Return which of the members an epoch takes: all as often as that goes, then the next ones in a random order.
 
-        Each round of the walk is all of them in an order of its own, and an epoch goes on where the last one stopped.
+        That order is one for all epochs, and begins anew when it is through, so that none is taken more than once more.
         """
         num = len(self.members)
         whole, part = divmod(self.num_taken, num)
-        start, end = epoch * part, (epoch + 1) * part
-        rounds = range(start // num, -(-end // num))
-        walk = [np.random.default_rng([seed, number, i, 1]).permutation(num) for i in rounds]
-        taken = np.concatenate([*walk, np.arange(0)])[start - rounds.start * num : end - rounds.start * num]
-        return np.concatenate([np.tile(np.arange(num), whole), taken])
+        places = (epoch * part + np.arange(part)) % num
+        order = np.random.default_rng([seed, number, 1]).permutation(num)
+        return np.concatenate([np.tile(np.arange(num), whole), order[places]])
 
 
 def _groups(rows: Dataset, batch_size: int, weights: Mapping[str, float]) -> Iterator[_Group]:

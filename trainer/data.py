@@ -105,7 +105,7 @@ def _as_strings(rows: Dataset, numbered: list[str], where: str) -> Dataset:
     for name in (*TRAIN_COLUMNS, *numbered):
         if name not in features:
             continue
-        is_list = isinstance(features[name], List) and name not in TRAIN_COLUMNS[:2] + TRAIN_COLUMNS[3:]
+        is_list = name.startswith("negative") and isinstance(features[name], List)
         if not isinstance(features[name].feature if is_list else features[name], Value):
             needed = "text, or lists of text" if name.startswith("negative") else "text"
             raise InputError(
@@ -134,8 +134,9 @@ def _gathered(rows: dict[str, list[Any]], columns: list[str]) -> dict[str, list[
 
 
 def _check_texts(rows: Dataset, where: str) -> None:
+    texts: Any = rows.with_format("arrow")  # whose columns stay on disk
     for column in TRAIN_COLUMNS:
-        if column != "negative" and rows.with_format("arrow")[column][:].null_count:
+        if column != "negative" and texts[column][:].null_count:
             raise InputError(f"{where} has a row without `{column}`; only `negative` may be missing.")
 
 
@@ -143,8 +144,9 @@ def _check_order(rows: Dataset, subgroup: Subgroup, where: str) -> None:
     """Refuse short queries that are longer than the long texts they are to find, and the other way round."""
     if subgroup not in ("short-long", "long-short") or len(rows) < _ENOUGH_ROWS:
         return
-    texts = rows.with_format("arrow")
-    query, positive = (float(np.median(pc.utf8_length(texts[name][:]).to_numpy())) for name in ("query", "positive"))
+    texts: Any = rows.with_format("arrow")
+    lengths = (pc.call_function("utf8_length", [texts[name][:]]) for name in ("query", "positive"))
+    query, positive = (float(np.median(of_column.to_numpy())) for of_column in lengths)
     if query >= positive if subgroup == "short-long" else query <= positive:
         expected = "shorter" if subgroup == "short-long" else "longer"
         raise InputError(
@@ -177,7 +179,9 @@ def load_examples(
             part = rows.select_columns(list(TRAIN_COLUMNS))
             parts.append(part.add_column("subgroup", [subgroup] * len(part)))
     if any(isinstance(part.features["negative"], List) for part in parts):  # parts can only be joined if all have lists
-        parts = [part if isinstance(part.features["negative"], List) else _with_lists(part, ["negative"]) for part in parts]
+        parts = [
+            part if isinstance(part.features["negative"], List) else _with_lists(part, ["negative"]) for part in parts
+        ]
     if not parts:
         empty: dict[str, list[str]] = {column: [] for column in (*TRAIN_COLUMNS, "subgroup")}
         return Dataset.from_dict(empty)

@@ -123,7 +123,7 @@ class _Swaps:
         # (rows,) by row
         self._place = np.empty_like(order)
         self._place[order] = np.arange(len(order))
-        self._fast = _Fast(*(memoryview(of) for of in (order, self._batch_at, self._place, self._allowed, pairs.text)))
+        self._fast = _Fast(*(of.data for of in (order, self._batch_at, self._place, self._allowed, pairs.text)))
 
     def part_equals(self) -> Rows:
         """Swap rows as long as that helps; return their order."""
@@ -147,8 +147,8 @@ class _Swaps:
         crowded = np.nonzero(counts[inverse] > self._allowed[self._pairs.text])[0]
         if not len(crowded):
             return []
-        self._codes, self._counts, self._changed = memoryview(codes), memoryview(counts), dict[int, int]()
-        self._starts = memoryview(np.searchsorted(self._pairs.row, np.arange(len(self._order) + 1)))
+        self._codes, self._counts, self._changed = codes.data, counts.data, dict[int, int]()
+        self._starts = np.searchsorted(self._pairs.row, np.arange(len(self._order) + 1)).data
         self._by_text = np.argsort(self._pairs.text, kind="stable")
         self._text_starts = np.searchsorted(self._pairs.text[self._by_text], np.arange(self._num_texts + 1))
         hard_first = crowded[np.argsort(self._allowed[self._pairs.text[crowded]], kind="stable")]
