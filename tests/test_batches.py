@@ -7,39 +7,20 @@ import random
 import time
 from collections import Counter
 from itertools import chain
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
-from accelerate import skip_first_batches
 from datasets import Dataset
-from torch import nn
-from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
 
 from dataset_builder.errors import InputError
-from tests.tiny_datasets import example
-from tests.tiny_models import tiny_tokenizer
+from tests.tiny_datasets import distinct_rows
 from trainer.batches import ContrastiveBatchSampler
-from trainer.collator import ContrastiveCollator
-from trainer.contrastive import BatchLoader
-from trainer.eos import ensure_eos
 
 SUBGROUPS = ["short-long"] * 23 + ["sts"] * 9 + ["bitext"] * 1 + ["short-long"] * 10 + ["sts"] * 7
 
 
-def _rows(subgroups: list[str], **columns: list[Any]) -> Dataset:
-    """Rows whose texts are all different, but for the columns that are given."""
-    num = len(subgroups)
-    texts = {name: [f"{name} {i}" for i in range(num)] for name in ("query", "positive", "negative")}
-    return Dataset.from_dict(
-        {**texts, "language": ["en"] * num, "positive_language": ["de"] * num, "subgroup": subgroups} | columns
-    )
-
-
 def _sampler(subgroups: list[str], batch_size: int, seed: int = 0, **arguments: Any) -> ContrastiveBatchSampler:
-    return ContrastiveBatchSampler(_rows(subgroups), batch_size, seed, **arguments)
+    return ContrastiveBatchSampler(distinct_rows(subgroups), batch_size, seed, **arguments)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8, 16, 100])
@@ -90,7 +71,7 @@ def test_subgroups_are_mixed() -> None:
     assert Counter(batch[0] < 64 for batch in list(sampler)[:8]).most_common(1)[0][1] < 8
 
 
-def test_without_shuffling_the_order_is_that_of_the_rows() -> None:
+def test_without_shuffling_the_order_is_that_of_thedistinct_rows() -> None:
     sampler = _sampler(["sts", "bitext", "sts", "sts", "sts"], 2, shuffle=False)
     assert list(sampler) == [[0, 2], [3, 4], [1]]
     sampler.set_epoch(1)
@@ -122,7 +103,7 @@ def test_no_text_twice_in_a_batch(seed: int) -> None:
     rng.shuffle(positives)
     negatives = [f"label {rng.randrange(10_000)}" if i % 2 else f"other {i // 4}" for i in range(num)]
     queries = [f"query {i // 3}" for i in range(num)]
-    rows = _rows(["short-long"] * num, query=queries, positive=positives, negative=negatives)
+    rows = distinct_rows(["short-long"] * num, query=queries, positive=positives, negative=negatives)
     sampler = ContrastiveBatchSampler(rows, batch_size, seed)
     for epoch in range(3):
         sampler.set_epoch(epoch)
@@ -136,7 +117,7 @@ def test_no_text_twice_in_a_batch(seed: int) -> None:
 def test_what_must_recur_is_spread_evenly(epoch: int) -> None:
     """Five labels over 200 rows in 13 batches: each is the positive of 40 rows, so of three or four in a batch."""
     labels = [f"label {i % 5}" for i in range(200)]
-    rows = _rows(["long-short"] * 200, positive=labels, negative=[None] * 200)
+    rows = distinct_rows(["long-short"] * 200, positive=labels, negative=[None] * 200)
     sampler = ContrastiveBatchSampler(rows, 16)
     sampler.set_epoch(epoch)
     for batch in sampler:
@@ -147,7 +128,7 @@ def test_what_must_recur_as_positive_and_negative_is_spread() -> None:
     """Five labels over 200 rows, each the positive of 40 and the negative of 40: six or seven rows in a batch have it."""
     labels = [f"label {i % 5}" for i in range(200)]
     negatives = [f"label {(i + 1 + i // 5 % 4) % 5}" for i in range(200)]
-    for batch in ContrastiveBatchSampler(_rows(["long-short"] * 200, positive=labels, negative=negatives), 16):
+    for batch in ContrastiveBatchSampler(distinct_rows(["long-short"] * 200, positive=labels, negative=negatives), 16):
         positives = Counter(labels[i] for i in batch)
         assert max(positives.values()) - min(positives.values()) <= 2
         assert max(Counter(label for i in batch for label in (labels[i], negatives[i])).values()) <= 7
@@ -155,7 +136,7 @@ def test_what_must_recur_as_positive_and_negative_is_spread() -> None:
 
 def test_missing_and_several_negatives() -> None:
     negatives = [["same", f"n {i}"] if i % 2 else [] for i in range(12)]
-    rows = _rows(["sts"] * 12, negative=negatives)
+    rows = distinct_rows(["sts"] * 12, negative=negatives)
     for batch in ContrastiveBatchSampler(rows, 2):  # six rows have it, and there are six batches
         assert sum("same" in negatives[i] for i in batch) == 1
 
@@ -169,7 +150,7 @@ def test_a_direction_with_rows_enough_makes_batches_of_its_own() -> None:
     rng.shuffle(directions)
     languages, targets = (list(column) for column in zip(*directions, strict=True))
     sampler = ContrastiveBatchSampler(
-        _rows(["bitext"] * len(directions), language=languages, positive_language=targets), 8
+        distinct_rows(["bitext"] * len(directions), language=languages, positive_language=targets), 8
     )
     batches = [[directions[i] for i in batch] for batch in sampler]
     assert len(batches) == len(sampler) == 3 + 2 + 2
@@ -207,7 +188,7 @@ def test_a_weight_holds_for_the_whole_subgroup_and_every_row_has_its_turn(weight
     rng = random.Random(7)
     num = 150
     targets = [rng.choice(["de"] * 12 + list("abcdefg")) for _ in range(num)]
-    rows = _rows(["bitext"] * num, positive_language=targets)
+    rows = distinct_rows(["bitext"] * num, positive_language=targets)
     sampler = ContrastiveBatchSampler(rows, 8, 1, weights={"bitext": weight})
     seen: Counter[int] = Counter()
     for epoch in range(300):
@@ -259,7 +240,7 @@ def test_any_data(seed: int) -> None:
         "language": [rng.choice("ab") for _ in range(num)],
         "positive_language": [rng.choice("cddddd") for _ in range(num)],
     }
-    rows = _rows(subgroups, **columns)
+    rows = distinct_rows(subgroups, **columns)
     of = {i: (subgroups[i], columns["language"][i], columns["positive_language"][i]) for i in range(num)}
     how_many = Counter(of.values())
     for shuffle in (True, False):
@@ -283,93 +264,6 @@ def test_any_data(seed: int) -> None:
         assert [list(chain(*batch)) for batch in zip(*parts, strict=True)] == batches
 
 
-# Processes and resuming
-
-
-@pytest.mark.parametrize("world_size", [2, 3, 8])
-def test_processes_share_the_batches_of_one(world_size: int) -> None:
-    whole = list(_sampler(SUBGROUPS, 8, 3))
-    parts = [list(_sampler(SUBGROUPS, 8, 3, rank=rank, world_size=world_size)) for rank in range(world_size)]
-    assert [list(chain(*batch)) for batch in zip(*parts, strict=True)] == whole
-    for batch in zip(*parts, strict=True):
-        assert max(map(len, batch)) - min(map(len, batch)) <= 1
-
-
-def test_a_batch_smaller_than_the_processes() -> None:
-    """A process without a row gets an empty batch, which the collator takes too."""
-    rows = Dataset.from_list([example("sts", i) for i in range(5)])
-    sampler = ContrastiveBatchSampler(rows, 3, rank=0, world_size=4)
-    loader: DataLoader[Any] = DataLoader(
-        rows,
-        batch_sampler=sampler,
-        collate_fn=ContrastiveCollator(ensure_eos(tiny_tokenizer("qwen3")), 16),
-    )
-    assert [len(batch["query_keys"]) for batch in loader] == [0, 0]
-
-
-def _loader(kind: type[DataLoader[Any]] = DataLoader, num_workers: int = 0) -> DataLoader[Any]:
-    rows: Any = range(len(SUBGROUPS))
-    return kind(rows, batch_sampler=_sampler(SUBGROUPS, 8, 3), collate_fn=list, num_workers=num_workers)
-
-
-def _choose_epoch(loader: Any, epoch: int) -> None:
-    """As `_run_epoch` of transformers' Trainer does."""
-    if hasattr(loader, "set_epoch"):
-        loader.set_epoch(epoch)
-    underlying: Any = getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None)
-    if hasattr(underlying, "set_epoch"):
-        underlying.set_epoch(epoch)
-
-
-@pytest.mark.parametrize("kind", [DataLoader, BatchLoader])
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_skipping_batches_goes_on_where_the_epoch_was_left(kind: type[DataLoader[Any]], num_workers: int) -> None:
-    whole = _loader(kind)
-    _choose_epoch(whole, 2)
-    resumed = skip_first_batches(_loader(kind, num_workers), 3)
-    _choose_epoch(resumed, 2)
-    assert list(resumed) == list(whole)[3:] != list(_loader(kind))[3:]
-
-
-class _Recorder(Trainer):
-    """A real `Trainer` on a plain `DataLoader`, which notes the rows of each step."""
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        self.seen: list[list[int]] = []
-        loader = _loader()
-        loader.collate_fn = lambda rows: {"rows": torch.tensor(rows)}
-        return loader
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        self.seen.append(inputs["rows"].tolist())
-        return model.weight.sum()
-
-
-@pytest.mark.parametrize("steps", [2, 8, 11])
-def test_transformers_trainer_chooses_the_epoch_and_resumes(tmp_path: Path, steps: int) -> None:
-    def train(num_epochs: int, checkpoint: str | None = None, **arguments: Any) -> _Recorder:
-        settings = TrainingArguments(
-            str(tmp_path),
-            num_train_epochs=num_epochs,
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-            lr_scheduler_type="constant",
-            **arguments,
-        )
-        trainer = _Recorder(nn.Linear(1, 1), settings, train_dataset=cast(Any, range(len(SUBGROUPS))))
-        trainer.train(resume_from_checkpoint=checkpoint)
-        return trainer
-
-    expected = []
-    for epoch in range(3):
-        sampler = _sampler(SUBGROUPS, 8, 3)
-        sampler.set_epoch(epoch)
-        expected += list(sampler)
-    assert train(3, save_steps=steps, save_total_limit=20).seen == expected
-    assert train(3, str(tmp_path / f"checkpoint-{steps}")).seen == expected[steps:]
-
-
 @pytest.mark.parametrize("popular", [False, True])
 def test_an_epoch_of_many_rows_is_a_matter_of_seconds(popular: bool) -> None:
     """100,000 rows: half a second, and about three where a few texts are everywhere."""
@@ -379,7 +273,7 @@ def test_an_epoch_of_many_rows_is_a_matter_of_seconds(popular: bool) -> None:
         return f"label {int(rng.paretovariate(0.7)) % 1_000 if popular else i % 30_000}"
 
     columns = {name: [label(i) for i in range(num)] for name in ("positive", *(["negative"] if popular else []))}
-    rows = _rows(["short-long"] * num, **columns)
+    rows = distinct_rows(["short-long"] * num, **columns)
     sampler = ContrastiveBatchSampler(rows, 2_048)
     start = time.process_time()
     batches = list(sampler)

@@ -40,7 +40,8 @@ def deal(
     """Return an order of rows and the edges of the batches in it, whose sizes differ by 1 at most.
 
     Where every row has at most one text that other rows have too, no text stands in a batch more often than
-    ceil(its rows / batches). Where rows have several, it may, if there is no other way or none was found.
+    ceil(its rows / batches); with `languages`, as long as the tries last. Where rows have several, it may, if there is no
+    other way or none was found.
 
     Args:
         num_rows: rows to deal out, at least 1.
