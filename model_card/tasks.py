@@ -17,7 +17,7 @@ from dataset_builder.errors import InputError
 from dataset_builder.languages import LANGUAGES
 from dataset_builder.schema import BRAINSTORMED, FIXED_INSTRUCTIONS, Subgroup
 from model_card.languages import iso_639_3
-from trainer.data import dataset_subgroups, load_split
+from trainer.data import dataset_subgroups, load_split, negatives_of
 
 
 def language_script(code: str) -> str:
@@ -98,7 +98,8 @@ class HeldOutRetrieval(AbsTaskRetrieval):
             return
         self.dataset = {}
         for subgroup, rows in self.rows.items():
-            texts = [text for name in ("positive", "negative") for text in rows[name] if text]
+            negatives = [text for negative in rows["negative"] for text in negatives_of({"negative": negative}) if text]
+            texts = [*(text for text in rows["positive"] if text), *negatives]
             ids = {text: f"{subgroup}-d{number}" for number, text in enumerate(dict.fromkeys(texts))}
             corpus = Dataset.from_dict({"id": list(ids.values()), "text": list(ids), "title": [""] * len(ids)})
             queries = {
@@ -128,7 +129,9 @@ class HeldOutSTS(AbsTaskSTS):
         pairs: dict[str, list[Any]] = {"sentence1": [], "sentence2": [], "score": []}
         for row in self.rows:
             attributes = json.loads(row.get("attributes") or "{}")
-            for text, score in ((row["positive"], "high_score"), (row["negative"], "low_score")):
+            negatives = negatives_of(row)
+            low = negatives[0] if len(negatives) == 1 else None  # of several, none is the one that was asked for
+            for text, score in ((row["positive"], "high_score"), (low, "low_score")):
                 if text and score in attributes:
                     pairs["sentence1"].append(row["query"])
                     pairs["sentence2"].append(text)

@@ -60,12 +60,32 @@ def test_no_negatives_at_all() -> None:
     assert batch["negative_keys"].shape == (0,)
 
 
+@pytest.mark.parametrize("num_negatives", [0, 1, 3])
+def test_lists_of_negatives(num_negatives: int) -> None:
+    rows = [example("long-long", i) for i in range(3)]
+    for i, row in enumerate(rows):
+        row["negative"] = [f"negative {i} {j}" for j in range(num_negatives)]
+    batch = _collate(rows)
+    negatives = [text for row in rows for text in row["negative"]]
+    assert _texts(batch)[6:] == [text + "<|endoftext|>" for text in negatives]
+    assert len(set(batch["negative_keys"].tolist())) == len(batch["negative_keys"]) == 3 * num_negatives
+
+
+def test_one_negative_and_a_list_of_one_are_the_same() -> None:
+    rows = [example("sts", i) for i in range(3)]
+    batch, listed = _collate(rows), _collate([row | {"negative": [row["negative"], None]} for row in rows])
+    assert set(batch) == set(listed)
+    assert all(torch.equal(batch[name], listed[name]) for name in batch)
+
+
 def test_no_rows() -> None:
     batch = _collate([])
     assert batch["input_ids"].shape == (0, 1)
     assert all(len(batch[name]) == 0 for name in ("lengths", "query_keys", "positive_keys", "negative_keys"))
     assert batch["known_positives"].shape == (0, 2)
     assert {value.dtype for name, value in batch.items() if name != "symmetric"} == {torch.int64}
+    assert not batch["symmetric"]
+    assert set(batch) == set(_collate([example("sts", 0)]))
 
 
 @pytest.mark.parametrize("family", ["llama2", "llama3", "qwen3", "gemma3", "xlm-roberta", "bert"])
@@ -116,6 +136,7 @@ def test_known_positives() -> None:
     ]
     known = known_positives(Dataset.from_list(rows))
     assert len(known) == 2
+    assert known_positives(Dataset.from_list(rows[1:3])) == {}
     batch = ContrastiveCollator(ensure_eos(tiny_tokenizer("qwen3")), 64, known)([rows[2], rows[0], rows[5]])
     one, two = batch["positive_keys"][1:].tolist()
     assert batch["known_positives"].tolist() == [[1, one], [1, two], [2, one], [2, two]]

@@ -54,3 +54,12 @@ def write_dataset(folder: Path, rows: dict[str, list[dict[str, Any]]], *, typed:
     front = {"configs": [{"config_name": config, "data_files": files} for config, files in configs.items()]}
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump(front)}---\n", encoding="utf-8")
     return folder
+
+
+def distinct_rows(subgroups: list[str], **columns: list[Any]) -> Dataset:
+    """Return rows whose texts are all different, but for the columns that are given."""
+    num = len(subgroups)
+    texts = {name: [f"{name} {i}" for i in range(num)] for name in ("query", "positive", "negative")}
+    return Dataset.from_dict(
+        {**texts, "language": ["en"] * num, "positive_language": ["de"] * num, "subgroup": subgroups} | columns
+    )

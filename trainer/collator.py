@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -13,16 +14,26 @@ from transformers import PreTrainedTokenizerBase
 
 from dataset_builder.errors import RunError
 from dataset_builder.schema import SYMMETRIC, instruct
-from trainer.batches import text_keys
+from trainer.batches import column_keys, text_keys
+from trainer.data import negatives_of
 
 
 def known_positives(rows: Dataset) -> dict[int, list[int]]:
-    """Return the keys of all positives of a query by the key of the query, for queries that have several."""
+    """Return the keys of all positives of a query by the key of the query, for queries that have several.
+
+    Args:
+        rows: a dataset with the columns `query` and `positive`; texts are equal if they are but for the space around them.
+
+    Returns:
+        int64 keys as of `text_keys`; the positives of a query in the order of the rows, each once.
+    """
+    queries, positives = column_keys(rows, "query"), column_keys(rows, "positive")
+    _, inverse, counts = np.unique(queries, return_inverse=True, return_counts=True)
+    recurs = counts[inverse] > 1
     found: dict[int, dict[int, None]] = {}
-    query_keys, positive_keys = text_keys(rows["query"][:]).tolist(), text_keys(rows["positive"][:]).tolist()
-    for query, positive in zip(query_keys, positive_keys, strict=True):
+    for query, positive in zip(queries[recurs].tolist(), positives[recurs].tolist(), strict=True):
         found.setdefault(query, {})[positive] = None
-    return {query: list(positives) for query, positives in found.items() if len(positives) > 1}
+    return {query: list(of_query) for query, of_query in found.items() if len(of_query) > 1}
 
 
 @dataclass
@@ -55,33 +66,34 @@ class ContrastiveCollator:
     Args:
         tokenizer: one that keeps the EOS contract (`trainer.eos`).
         max_seq_length: longest text in tokens, its EOS included.
-        known_positives: keys of all positives of a query by the key of the query, see `known_positives`.
+        known_positives: keys of all positives of a query by the key of the query, see the function of this name.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_seq_length: int
-    known_positives: Mapping[int, list[int]] = field(default_factory=dict)
+    known_positives: Mapping[int, Sequence[int]] | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return a batch; `negative` of a row may be a text, a list of texts, or None.
+        """Return a batch; `negative` of a row may be a text, a list of texts, or None, and `rows` may be empty.
 
         - `input_ids` (texts, longest) int64, padded on the right: all queries, all positives, all negatives that there are.
         - `lengths` (texts,) int64, tokens of each text with its EOS.
         - `query_keys` and `positive_keys` (rows,), `negative_keys` (negatives,) int64, equal for equal texts.
         - `known_positives` (pairs, 2) int64: a row and the key of a text that is known as a positive of its query.
-        - `symmetric`, a bool scalar; False if there are no rows.
+        - `symmetric`, a bool scalar; False if there are no rows, which then says nothing about the batch of all processes.
 
         Raises:
             RunError: if a text does not end in the EOS.
         """
         symmetric = bool(rows) and rows[0]["subgroup"] in SYMMETRIC
         queries, positives = [row["query"] for row in rows], [row["positive"] for row in rows]
-        negatives = [(row, text) for row in rows for text in _texts(row["negative"])]
+        negatives = [(row, text) for row in rows for text in negatives_of(row)]
         documents = [*zip(rows, positives, strict=True), *negatives]
         texts = [instruct(row["instruction"], row["query"]) for row in rows]
         texts += [instruct(row["instruction"], text) if symmetric else text for row, text in documents]
         query_keys = torch.from_numpy(text_keys(queries))
-        pairs = [(i, key) for i, query in enumerate(query_keys.tolist()) for key in self.known_positives.get(query, ())]
+        known = self.known_positives or {}
+        pairs = [(i, key) for i, query in enumerate(query_keys.tolist()) for key in known.get(query, ())]
         return self._encode(texts) | {
             "query_keys": query_keys,
             "positive_keys": torch.from_numpy(text_keys(positives)),
@@ -101,6 +113,7 @@ class ContrastiveCollator:
             max_length=self.max_seq_length,
             return_tensors="pt",
             return_token_type_ids=False,
+            return_attention_mask=True,
         )
         # (texts, longest)
         ids, lengths = encoded["input_ids"], encoded["attention_mask"].sum(dim=1)
@@ -111,7 +124,3 @@ class ContrastiveCollator:
                 f"({self.tokenizer.eos_token_id}); the embedding is taken there. Has the tokenizer been changed?"
             )
         return {"input_ids": ids, "lengths": lengths}
-
-
-def _texts(negative: str | list[str] | None) -> list[str]:
-    return [] if negative is None else [negative] if isinstance(negative, str) else negative
