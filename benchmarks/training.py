@@ -1,4 +1,4 @@
-"""How fast a batch is trained on, in how much memory, here and by peers: `python -m benchmarks.training --write`.
+"""How fast a batch is trained on, in how much memory, here and by peers: `python benchmarks/training.py --write`.
 
 A small Qwen3 of random weights (8 layers, 256 units, 6.3 M parameters besides the embeddings), one hard negative a pair, on the
 CPU in float32. Each measurement is a process of its own that adds the gradients of one batch to the weights, up to three
@@ -41,13 +41,12 @@ NAMES = {
 def measure_here(method: str, mix: str, batch: int, folder: Path, arguments: dict[str, int]) -> dict[str, Any]:
     """Measure one method in this process."""
     import torch
+    import training_methods as methods
     import transformers
-
-    from benchmarks import training_methods as methods
 
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    make = {
+    make: Any = {
         "embedsmith": methods.embedsmith,
         "cached": methods.cached_mnrl,
         "grad_cache": methods.grad_cache,
@@ -82,7 +81,7 @@ def measure(method: str, mix: str, batch: int, folder: Path, **arguments: int) -
     """Measure one method in a process of its own."""
     task = json.dumps([method, mix, batch, str(folder), arguments])
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.training", "--here", task],
+        [sys.executable, __file__, "--here", task],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
@@ -143,7 +142,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     packages = f"sentence-transformers {version('sentence-transformers')}, torch {version('torch').split('+')[0]}"
     rate = statistics.median(row["matrix_gflops"] for row in rows)
     lines = [
-        f"`python -m benchmarks.training` on {os.cpu_count()} cores ({platform.machine()}), {packages}; the machine's matrix "
+        f"`python benchmarks/training.py` on {os.cpu_count()} cores ({platform.machine()}), {packages}; the machine's matrix "
         f"product: {rate:.0f} GFLOP/s; medians of {rows[0]['rounds']} rounds:",
         "",
         "| texts | batch | method | pairs/s | × | peak MB | × | useful GFLOP/s |",
@@ -184,7 +183,7 @@ def main() -> None:
         method, mix, batch, folder, settings = json.loads(arguments.here)
         print(json.dumps(measure_here(method, mix, batch, Path(folder), settings)))
         return
-    from benchmarks.training_methods import save_model
+    from training_methods import save_model
 
     with tempfile.TemporaryDirectory() as folder:
         rows = cells(save_model(Path(folder)), arguments.mixes, arguments.batches, arguments.rounds)

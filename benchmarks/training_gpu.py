@@ -24,10 +24,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from torch.nn import functional
+from training_methods import TEMPERATURE, Columns, columns, padded
 from transformers import MistralConfig, MistralModel
 from trl.trainer.utils import get_peak_flops
 
-from benchmarks.training_methods import TEMPERATURE, Columns, columns, padded
 from trainer.budget import budget
 from trainer.encoding import EosEncoder
 from trainer.gradient_cache import Encode, GradientCache
@@ -51,9 +51,10 @@ def mistral(num_layers: int, *, liger: bool = False) -> PeftModel:
         )
     lora = LoraConfig(task_type="FEATURE_EXTRACTION", r=16, lora_alpha=32, target_modules="all-linear")
     lora.init_lora_weights = False  # else the gradients of A would be zero
-    wrapped: PeftModel = get_peft_model(model, lora).train()
+    wrapped: Any = get_peft_model(model, lora).train()
     wrapped.forward = torch.autocast("cuda", dtype=torch.bfloat16)(wrapped.forward)
-    return wrapped
+    typed: PeftModel = wrapped
+    return typed
 
 
 def embedsmith(model: PeftModel, encode: Encode, chunk_tokens: int | None, kept_tokens: int | None) -> Step:
@@ -65,9 +66,11 @@ def embedsmith(model: PeftModel, encode: Encode, chunk_tokens: int | None, kept_
         ids, sizes = (tensor.cuda() for tensor in padded([text for column in texts for text in column]))
         num = len(texts[0])
         cache = GradientCache(encode, ids, sizes, **tokens._asdict())
-        keys = torch.arange(3 * num, device="cuda").split(num)
+        keys = torch.arange(3 * num, device="cuda").tensor_split(3)
         known = torch.zeros((0, 2), dtype=torch.int64, device="cuda")
-        result = contrastive_loss(Texts(*cache.embeddings.split(num), *keys, known), temperature=TEMPERATURE)
+        queries, positives, negatives = cache.embeddings.tensor_split(3)
+        texts_ = Texts(queries, positives, negatives, keys[0], keys[1], keys[2], known)
+        result = contrastive_loss(texts_, temperature=TEMPERATURE)
         result.loss.backward()  # type: ignore[no-untyped-call]
         cache.backward()
         step.padding = cache.num_padded / int(sizes.sum())  # type: ignore[attr-defined]
@@ -132,14 +135,14 @@ def grad_cache(model: PeftModel, chunk_size: int) -> Step:
         loss = functional.cross_entropy(leaf[:num] @ leaf[num:].T / TEMPERATURE, torch.arange(num, device="cuda"))
         loss.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
-        for chunk, gradient in zip(chunks, leaf.grad.split([len(part) for part in parts]), strict=True):
-            (encode(chunk) * gradient).sum().backward()  # type: ignore[no-untyped-call]
+        for chunk, gradient in zip(chunks, torch.split(leaf.grad, [len(part) for part in parts]), strict=True):
+            (encode(chunk) * gradient).sum().backward()
         return loss.detach()
 
     return step
 
 
-def varlen(model: PeftModel) -> Encode:
+def varlen(model: Any) -> Encode:
     """Packed texts without any padding, by torch's varlen attention: what that would add to chunks sorted by length."""
     from torch.nn.attention.varlen import varlen_attn
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -156,7 +159,8 @@ def varlen(model: PeftModel) -> Encode:
             for states, times in ((query, 1), (key, groups), (value, groups))
         )
         edges, longest = state["edges"], state["longest"]
-        return varlen_attn(q, k, v, edges, edges, longest, longest, **state["causal"])[None], None
+        mixed: Any = varlen_attn(q, k, v, edges, edges, longest, longest, **state["causal"])
+        return mixed.unsqueeze(0), None
 
     names = inspect.signature(varlen_attn).parameters
     state["causal"] = {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}

@@ -7,6 +7,7 @@ gradients of one batch to the weights and gives the loss.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def save_model(folder: Path, **changes: Any) -> Path:
     torch.manual_seed(0)
     Qwen3Model(config).save_pretrained(folder)
     words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "a": 2}, "a"))
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
+    make: Any = PreTrainedTokenizerFast
+    make(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
     return folder
 
 
@@ -96,8 +98,9 @@ def useful_flops(model: nn.Module, texts: Columns) -> float:
     num_weights = sum(weight.numel() for name, weight in model.named_parameters() if "embed_tokens" not in name)
     sizes = torch.tensor([len(text) for column in texts for text in column], dtype=torch.float64)
     pairs = float((sizes * (sizes + 1) / 2).sum())
-    heads = config.num_attention_heads * config.head_dim
-    return 6.0 * num_weights * float(sizes.sum()) + 12.0 * config.num_hidden_layers * heads * pairs
+    heads = float(config.num_attention_heads * config.head_dim)
+    num_layers = float(config.num_hidden_layers)
+    return 6.0 * num_weights * float(sizes.sum()) + 12.0 * num_layers * heads * pairs
 
 
 def padded(texts: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -123,7 +126,7 @@ def embedsmith(folder: Path, texts: Columns, **arguments: Any) -> tuple[nn.Modul
     trainer.current_gradient_accumulation_steps = 1
     ids, sizes = padded([text for column in texts for text in column])
     num = len(texts[0])
-    keys = torch.arange(3 * num).split(num)
+    keys = torch.arange(3 * num).tensor_split(3)
     batch: dict[str, Any] = {
         "input_ids": ids,
         "lengths": sizes,
@@ -190,8 +193,8 @@ def grad_cache(folder: Path, texts: Columns, chunk_size: int) -> tuple[nn.Module
         loss = functional.cross_entropy(leaf[:num] @ leaf[num:].T / TEMPERATURE, torch.arange(num))
         loss.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
-        for chunk, gradient in zip(chunks, leaf.grad.split([len(part) for part in parts]), strict=True):
-            (encode(*chunk) * gradient).sum().backward()  # type: ignore[no-untyped-call]
+        for chunk, gradient in zip(chunks, torch.split(leaf.grad, [len(part) for part in parts]), strict=True):
+            (encode(*chunk) * gradient).sum().backward()
         return loss.detach()
 
     return model, step
@@ -199,8 +202,6 @@ def grad_cache(folder: Path, texts: Columns, chunk_size: int) -> tuple[nn.Module
 
 def matrix_rate(seconds: float = 1.0) -> float:
     """Return the floating-point operations a second of a matrix product of 2,048 squared, float32: the machine's ceiling."""
-    import time
-
     one, other = torch.randn(2, 2_048, 2_048)
     one @ other
     start, num = time.perf_counter(), 0

@@ -107,7 +107,7 @@ def test_loss_of_a_batch(model: Any, model_folder: Path, tmp_path: Path) -> None
     batch = ContrastiveCollator(trainer.processing_class, 48)(rows)  # type: ignore[arg-type]
     with torch.no_grad():
         encode = partial(EosEncoder(model.eval()), model)
-        query, positive, negative = embed(encode, batch["input_ids"], batch["lengths"], 2_048).split(4)
+        query, positive, negative = embed(encode, batch["input_ids"], batch["lengths"], 2_048).tensor_split(3)
     expected = info_nce(query, torch.cat([positive, negative]), temperature=0.05).loss.item()
     assert _loss(trainer, rows) == pytest.approx(expected, rel=1e-5)
 

@@ -51,7 +51,11 @@ def _batch(folder: Path, num_negatives: int, subgroup: str = "short-long", num: 
         row["negative"] = [example(subgroup, 100 * i + j)["negative"] for j in range(num_negatives)]
     rows[1]["positive"], rows[3]["query"] = rows[0]["positive"], rows[2]["query"]  # what the masks are for
     tokenizer = ensure_eos(AutoTokenizer.from_pretrained(folder))
-    return ContrastiveCollator(tokenizer, 48, known_positives(_Columns(rows)))(rows)  # type: ignore[arg-type]
+    return ContrastiveCollator(tokenizer, 48, known_positives(_Columns(rows)))(rows)
+
+
+def _with_more(more: int, num_chunks: int, num_kept: int) -> tuple[int, int]:
+    return num_chunks + more, num_kept
 
 
 class _Columns:
@@ -64,8 +68,9 @@ class _Columns:
 
 def _loss(embeddings: Tensor, batch: dict[str, Tensor]) -> Tensor:
     num = len(batch["query_keys"])
-    names = ("query_keys", "positive_keys", "negative_keys", "known_positives")
-    texts = Texts(*embeddings.tensor_split([num, 2 * num]), *(batch[name] for name in names), bool(batch["symmetric"]))
+    queries, positives, negatives = embeddings.tensor_split([num, 2 * num])
+    keys = {name: batch[name] for name in ("query_keys", "positive_keys", "negative_keys", "known_positives")}
+    texts = Texts(queries, positives, negatives, symmetric=bool(batch["symmetric"]), **keys)
     return contrastive_loss(texts, temperature=0.05).loss
 
 
@@ -239,7 +244,7 @@ def test_idle_chunks_change_nothing() -> None:
                 lengths,
                 chunk_tokens=10,
                 kept_tokens=20,
-                agree=lambda num, kept, more=more: (num + more, kept),
+                agree=partial(_with_more, more),
             )
             assert cache.embeddings.shape == (len(ids), 4)
             cache.embeddings.grad = torch.ones_like(cache.embeddings)

@@ -159,7 +159,8 @@ def _texts(queries: Tensor, positives: Tensor, negatives: Tensor, known: Tensor 
         for keys in (queries, positives, negatives)
     ]
     known = torch.zeros((0, 2), dtype=torch.int64) if known is None else known
-    return Texts(*vectors, queries, positives, negatives, known)
+    one, two, three = vectors
+    return Texts(one, two, three, queries, positives, negatives, known)
 
 
 def _mask(texts: Texts) -> Tensor:
@@ -198,7 +199,8 @@ def test_own_positive_is_never_masked() -> None:
 
 def test_known_positives_of_the_dataset_are_masked() -> None:
     known = torch.tensor([[0, ord("y")], [0, ord("u")], [0, ord("x")], [1, ord("w")]])
-    mask = _mask(_texts(*(torch.tensor([ord(text) for text in texts]) for texts in ("ab", "xy", "uvw")), known))
+    queries, positives, negatives = (torch.tensor([ord(text) for text in texts]) for texts in ("ab", "xy", "uvw"))
+    mask = _mask(_texts(queries, positives, negatives, known))
     assert ["".join("x" if cell else "." for cell in row) for row in mask.tolist()] == [".xx..", "....x"]
 
 
@@ -209,7 +211,8 @@ def test_a_few_rows_at_a_time_give_the_whole(
 ) -> None:
     """Values and gradients, with equal queries and recurring positives in different pieces."""
     keys = torch.randint(0, 9, (2, 12), generator=torch.Generator().manual_seed(0))
-    texts = _texts(*keys, torch.arange(100, 100 + num_negatives), torch.tensor([[3, 100], [11, 102]]))
+    known = torch.tensor([[3, 100], [11, 102]])
+    texts = _texts(keys[0], keys[1], torch.arange(100, 100 + num_negatives), known)
     texts.symmetric = symmetric
     found = []
     for at_once in (1 << 22, 40, 1):

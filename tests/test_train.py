@@ -50,7 +50,9 @@ def _train(run_dir: Path, base: Path, **changes: Any) -> str:
         place = next(i for i, kind in enumerate(kinds) if name in kind.__dataclass_fields__)
         groups[place][name] = value
     data, model, arguments = (kind(**group) for kind, group in zip(kinds, groups, strict=True))
-    return train(data, model, arguments)
+    done = train(data, model, arguments)
+    assert done
+    return done
 
 
 def _files(folder: Path) -> dict[str, tuple[bytes, int]]:

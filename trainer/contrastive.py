@@ -129,7 +129,7 @@ class ContrastiveTrainer(Trainer):
                 no_sync=partial(no_sync, self.accelerator, model),
             )
             result, _ = self._loss(cache.embeddings, inputs)
-            result.loss.backward()
+            result.loss.backward()  # type: ignore[no-untyped-call]
             # each process has the gradient with respect to its own texts, and the mean over processes will be taken
             cache.backward(self.args.world_size / self.current_gradient_accumulation_steps, self._backward)
         self.meter.add(result, inputs["lengths"], cache.num_padded)
@@ -207,8 +207,8 @@ class ContrastiveTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Return loss and figures of held-out rows: means over the rows, where the base class has means over batches."""
         output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
-        output.metrics.update(self.meter.held_out(metric_key_prefix))
-        return output
+        metrics = {**(output.metrics or {}), **self.meter.held_out(metric_key_prefix)}
+        return output._replace(metrics=metrics)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the figures of `Meter` since the last log."""

@@ -92,7 +92,7 @@ class EosEncoder:
             mask = (torch.arange(length, device=lengths.device) < lengths[:, None]).to(input_ids.dtype)
         layer = self.last_layer
         if layer is None or length > self._window:
-            hidden = model(input_ids=input_ids, attention_mask=mask).last_hidden_state
+            hidden: Tensor = model(input_ids=input_ids, attention_mask=mask).last_hidden_state
             return hidden[torch.arange(len(last), device=last.device), last]
         with _for_eos_only(layer, last):
             # (texts, 1, dim)

@@ -18,19 +18,27 @@ from torch import Tensor, nn
 from trainer.loss import Texts
 
 
+def _gather(accelerator: Accelerator, tensor: Tensor) -> Tensor:
+    gathered = accelerator.gather(tensor)
+    assert isinstance(gathered, Tensor)
+    return gathered
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, accelerator: Accelerator) -> Tensor:
-        sizes = accelerator.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+        """Return the rows of all processes."""
+        sizes = _gather(accelerator, torch.tensor([len(rows)], device=rows.device)).tolist()
         longest = max(sizes)
         padded = torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))])
-        gathered = accelerator.gather(padded)
+        gathered = _gather(accelerator, padded)
         rank = accelerator.process_index
         ctx.start, ctx.end = sum(sizes[:rank]), sum(sizes[: rank + 1])
         return torch.cat([gathered[i * longest : i * longest + size] for i, size in enumerate(sizes)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of this process's rows."""
         return gradients[0][ctx.start : ctx.end], None
 
 
@@ -64,10 +72,10 @@ def gathered_texts(accelerator: Accelerator, embeddings: Tensor, inputs: dict[st
     keys = {name: inputs[name] for name in ("query_keys", "positive_keys", "negative_keys")}
     known, symmetric = inputs["known_positives"], inputs["symmetric"].reshape(1)
     if accelerator.num_processes > 1:
-        sizes = accelerator.gather(torch.tensor([num_rows], device=known.device))
+        sizes = _gather(accelerator, torch.tensor([num_rows], device=known.device))
         shift = torch.stack([sizes[: accelerator.process_index].sum(), sizes.new_zeros(())])
         known = known + shift  # rows are counted over all processes
-        symmetric = accelerator.gather(symmetric)
+        symmetric = _gather(accelerator, symmetric)
     gathered = {name: gather_rows(accelerator, rows) for name, rows in {**columns, **keys, "known": known}.items()}
     return Texts(known_positives=gathered.pop("known"), symmetric=bool(symmetric.any()), **gathered)
 
@@ -79,7 +87,7 @@ def agree(accelerator: Accelerator, num_chunks: int, num_kept: int) -> tuple[int
     """
     if accelerator.num_processes == 1:
         return num_chunks, num_kept
-    counts = accelerator.gather(torch.tensor([[num_chunks, num_kept]], device=accelerator.device))
+    counts = _gather(accelerator, torch.tensor([[num_chunks, num_kept]], device=accelerator.device))
     most = max(int(counts[:, 0].max()), 1)
     return most, min(int(counts[:, 1].min()), most - 1)
 

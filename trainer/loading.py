@@ -32,11 +32,11 @@ def load_model(base: BaseModel, config: EmbeddingModelConfig, args: ContrastiveT
     )
     _check_length(model, args.max_seq_length)
     if quantization:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)  # type: ignore[no-untyped-call]
     pooler = getattr(model, "pooler", None)
     if isinstance(pooler, nn.Module):  # BERT's; the EOS embedding does not pass through it
         pooler.requires_grad_(False)
-    peft_config = get_peft_config(config)
+    peft_config: Any = get_peft_config(config)
     if peft_config is None:
         return model
     if isinstance(pooler, nn.Module) and config.lora_target_modules == ["all-linear"]:

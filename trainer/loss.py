@@ -107,7 +107,7 @@ def with_equal_queries(query_keys: Tensor, positive_keys: Tensor, known: Tensor)
         positive_keys: (batch,) int64.
         known: (pairs, 2) int64, rows and keys of their positives.
     """
-    _, group, size = query_keys.unique(return_inverse=True, return_counts=True)
+    _, group, size = torch.unique(query_keys, return_inverse=True, return_counts=True)
     rows = torch.nonzero(size[group] > 1).flatten()
     if not len(rows):
         return known

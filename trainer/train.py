@@ -51,7 +51,7 @@ def train(data: DataArguments, model_config: EmbeddingModelConfig, args: Contras
         raise InputError(f"The dataset {dataset_name} has no train split with rows; nothing can be trained on it.")
     _check(args, held_out)
     base = resolve_base_model(model_config.model_name_or_path or "", model_config.model_revision)
-    record = {
+    record: dict[str, Any] = {
         "base_model": {"name": base.name, "revision": base.revision, "is_hub_id": base.is_hub_id},
         "dataset": dataset_identity(dataset_name, data.dataset_revision, examples),
         "arguments": settings(data, model_config, args) | _global_batch(args),
