@@ -136,7 +136,7 @@ def grad_cache(model: PeftModel, chunk_size: int) -> Step:
         loss.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
         for chunk, gradient in zip(chunks, torch.split(leaf.grad, [len(part) for part in parts]), strict=True):
-            (encode(chunk) * gradient).sum().backward()
+            (encode(chunk) * gradient).sum().backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     return step

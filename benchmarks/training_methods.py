@@ -194,7 +194,7 @@ def grad_cache(folder: Path, texts: Columns, chunk_size: int) -> tuple[nn.Module
         loss.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
         for chunk, gradient in zip(chunks, torch.split(leaf.grad, [len(part) for part in parts]), strict=True):
-            (encode(*chunk) * gradient).sum().backward()
+            (encode(*chunk) * gradient).sum().backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     return model, step
