@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -94,8 +94,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def _assert_close(one: Any, other: Tensor) -> None:
-    cosines = (torch.as_tensor(one).cpu() * other).sum(dim=1)
-    assert cosines.min().item() >= MIN_COSINE
+    torch.testing.assert_close(torch.as_tensor(one).cpu(), other, atol=1e-6, rtol=0)
 
 
 def test_some_texts_are_truncated(exported: Exported) -> None:
@@ -203,3 +202,21 @@ def test_a_tokenizer_without_the_contract_is_refused(tmp_path: Path) -> None:
             max_seq_length=8,
             probes=["a"],
         )
+
+
+@pytest.mark.parametrize("family", MODEL_FAMILIES)
+def test_adapters_by_themselves(family: str, tmp_path: Path) -> None:
+    """AutoModel and SentenceTransformer load them with their base; peft onto a base of the user's."""
+    model, tokenizer = _train(family, tmp_path, lora=True)
+    trained = vectors(model, tokenizer, TEXTS, MAX_SEQ_LENGTH)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    export_model(model, tokenizer, folder, max_seq_length=MAX_SEQ_LENGTH, probes=TEXTS, merge=False)
+    assert (folder / "adapter_model.safetensors").is_file()
+    assert not (folder / "model.safetensors").exists()
+    its_tokenizer = AutoTokenizer.from_pretrained(folder)
+    onto_base = PeftModel.from_pretrained(AutoModel.from_pretrained(tmp_path / "base"), folder)
+    for loaded in (AutoModel.from_pretrained(folder), onto_base):
+        torch.testing.assert_close(vectors(loaded, its_tokenizer, TEXTS, MAX_SEQ_LENGTH), trained, atol=1e-6, rtol=0)
+    encoded = SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    torch.testing.assert_close(encoded, trained, atol=1e-6, rtol=0)

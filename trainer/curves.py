@@ -57,8 +57,7 @@ def training_curves(log_history: list[dict[str, Any]]) -> bytes:
             panels[panel].set(title=title, xlabel="step")
             panels[panel].legend(frameon=False, fontsize=9)
             if panel != "similarity":
-                panels[panel].set_ylim(bottom=0)
-        panels["rank"].set_ylim(top=1.02)
+                panels[panel].set_ylim(0, 1.02 if panel == "rank" else 1.15 * panels[panel].dataLim.y1)
         return png(figure)
 
 
