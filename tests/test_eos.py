@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -178,3 +182,48 @@ def test_check_refuses_two_eos() -> None:
     )
     with pytest.raises(InputError, match=r"not in exactly one EOS"):
         check_eos(tokenizer)
+
+
+_IN_A_FRESH_PROCESS = """
+import json, sys
+from pathlib import Path
+from transformers import AutoTokenizer
+texts, found = json.load(sys.stdin), {}
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = {"plain": [tokenizer(text, verbose=False)["input_ids"] for text in texts]}
+    for side in ("right", "left"):
+        tokenizer.truncation_side = tokenizer.padding_side = side
+        ids["truncated " + side] = tokenizer(texts, truncation=True, max_length=8)["input_ids"]
+        padded = tokenizer(texts, padding=True, truncation=True, max_length=8)
+        ids["padded " + side] = [
+            [token for token, is_token in zip(*row) if is_token]
+            for row in zip(padded["input_ids"], padded["attention_mask"])
+        ]
+    found[folder.name] = ids | {"eos": tokenizer.eos_token_id}
+print(json.dumps(found))
+"""
+
+
+def test_in_a_fresh_process(tmp_path: Path) -> None:
+    """A later user, without a line of theirs: families by plain, truncated and padded on either side."""
+    ensured = {}
+    for family in FAMILIES:
+        folder = save_tiny_model(family, tmp_path / family)
+        ensured[family] = ensure_eos(AutoTokenizer.from_pretrained(folder))
+        ensured[family].save_pretrained(folder)
+    command = [sys.executable, "-W", "error", "-c", _IN_A_FRESH_PROCESS, str(tmp_path)]
+    done = subprocess.run(command, input=json.dumps(TEXTS), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == set(FAMILIES)
+    for family, tokenizer in ensured.items():
+        ids = found[family]
+        assert ids["plain"] == [tokenizer(text, verbose=False)["input_ids"] for text in TEXTS]
+        assert ids["eos"] == tokenizer.eos_token_id
+        for how in ("plain", "truncated right", "truncated left", "padded right", "padded left"):
+            for row in ids[how]:
+                assert row[-1] == ids["eos"], (family, how)
+                assert row.count(ids["eos"]) == 1, (family, how)
+                assert tokenizer.convert_ids_to_tokens(row[: len(LEADING[family])]) == LEADING[family], (family, how)
+                assert how == "plain" or len(row) <= 8

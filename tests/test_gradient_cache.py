@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, ModernBertConfig, ModernBertModel
 
 from tests.tiny_datasets import example
 from tests.tiny_models import (
@@ -133,6 +133,29 @@ def test_every_family(folder: Callable[[str], Path], family: str) -> None:
     limit = 1e-6 if family == "gemma3" else 1e-8
     for chunking in ("small", "half kept"):
         assert _largest_error(plain, _cached(model, batch, *CHUNKINGS[chunking])) <= limit
+
+
+def test_modernbert(folder: Callable[[str], Path]) -> None:
+    """It alternates layers that see everything with layers that see a window, here a narrow one."""
+    tokenizer = AutoTokenizer.from_pretrained(folder("bert"))
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        local_attention=8,
+        pad_token_id=tokenizer.pad_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+    )
+    model = ModernBertModel(config).double()
+    assert EosEncoder(model).needs_mask
+    batch = _batch(folder("bert"), 1)
+    assert _largest_error(_plain(model, batch), _cached(model, batch, *CHUNKINGS["half kept"])) <= 1e-6
 
 
 @pytest.mark.parametrize("family", ["qwen3", "bert"])
