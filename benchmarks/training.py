@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,9 @@ def best_mini_batch_size(mix: str, folder: Path) -> int:
     return max(speeds, key=speeds.__getitem__)
 
 
-def cells(folder: Path, mixes: Sequence[str], batches: Sequence[int], rounds: int) -> list[dict[str, Any]]:
-    """Return one row for each method, mix and batch: medians over the rounds."""
-    rows = []
+def cells(folder: Path, mixes: Sequence[str], batches: Sequence[int], rounds: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows so far after each batch, one for each method, mix and batch: medians over the rounds."""
+    rows: list[dict[str, Any]] = []
     for mix in mixes:
         size = best_mini_batch_size(mix, folder)
         for batch in (batch for batch in CELLS[mix] if batch in batches):
@@ -126,7 +126,7 @@ def cells(folder: Path, mixes: Sequence[str], batches: Sequence[int], rounds: in
                     {"mix": mix, "batch": batch, "method": method, "size": size, "rounds": len(several)} | medians
                 )
             check_equal(rows[-len(kinds) :])
-    return rows
+            yield rows
 
 
 def check_equal(rows: list[dict[str, Any]]) -> None:
@@ -186,11 +186,10 @@ def main() -> None:
     from training_methods import save_model
 
     with tempfile.TemporaryDirectory() as folder:
-        rows = cells(save_model(Path(folder)), arguments.mixes, arguments.batches, arguments.rounds)
-    text = table(rows)
-    print(text)
-    if arguments.write:
-        write(text)
+        for rows in cells(save_model(Path(folder)), arguments.mixes, arguments.batches, arguments.rounds):
+            if arguments.write:  # what was measured stays, should it be interrupted
+                write(table(rows))
+    print(table(rows))
 
 
 if __name__ == "__main__":
