@@ -141,9 +141,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as Markdown."""
     packages = f"sentence-transformers {version('sentence-transformers')}, torch {version('torch').split('+')[0]}"
     rate = statistics.median(row["matrix_gflops"] for row in rows)
+    num = rows[0]["rounds"]
+    times = "one round" if num == 1 else f"medians of {num} rounds"
     lines = [
         f"`python benchmarks/training.py` on {os.cpu_count()} cores ({platform.machine()}), {packages}; the machine's matrix "
-        f"product: {rate:.0f} GFLOP/s; medians of {rows[0]['rounds']} rounds:",
+        f"product: {rate:.0f} GFLOP/s; {times}:",
         "",
         "| texts | batch | method | pairs/s | × | peak MB | × | useful GFLOP/s |",
         "|---|---:|---|---:|---:|---:|---:|---:|",
