@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -77,8 +78,8 @@ def measure_here(method: str, mix: str, batch: int, folder: Path, arguments: dic
     }
 
 
-def measure(method: str, mix: str, batch: int, folder: Path, **arguments: int) -> dict[str, Any]:
-    """Measure one method in a process of its own."""
+def measure(method: str, mix: str, batch: int, folder: Path, **arguments: int) -> dict[str, Any] | None:
+    """Measure one method in a process of its own; None if the system killed it for its memory."""
     task = json.dumps([method, mix, batch, str(folder), arguments])
     done = subprocess.run(
         [sys.executable, __file__, "--here", task],
@@ -87,6 +88,9 @@ def measure(method: str, mix: str, batch: int, folder: Path, **arguments: int) -
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
         check=False,
     )
+    if done.returncode == -signal.SIGKILL:
+        print(f"{method} {arguments or ''} {mix} {batch}: out of memory", file=sys.stderr)
+        return None
     if done.returncode:
         raise SystemExit(f"{method} {mix} {batch} failed:\n{done.stderr[-2000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -99,9 +103,8 @@ def measure(method: str, mix: str, batch: int, folder: Path, **arguments: int) -
 
 def best_mini_batch_size(mix: str, folder: Path) -> int:
     """Return the mini-batch size with which sentence-transformers' cached loss is fastest on a batch of 64."""
-    speeds = {
-        size: measure("cached", mix, 64, folder, mini_batch_size=size)["pairs_per_s"] for size in MINI_BATCH_SIZES
-    }
+    results = {size: measure("cached", mix, 64, folder, mini_batch_size=size) for size in MINI_BATCH_SIZES}
+    speeds = {size: result["pairs_per_s"] for size, result in results.items() if result}
     return max(speeds, key=speeds.__getitem__)
 
 
@@ -119,13 +122,15 @@ def cells(folder: Path, mixes: Sequence[str], batches: Sequence[int], rounds: in
             results: dict[str, list[dict[str, Any]]] = {method: [] for method in kinds}
             for _ in range(rounds):
                 for method, arguments in kinds.items():
-                    results[method].append(measure(method, mix, batch, folder, **arguments))
+                    if result := measure(method, mix, batch, folder, **arguments):
+                        results[method].append(result)
+            results = {method: several for method, several in results.items() if several}
             for method, several in results.items():
                 medians = {name: statistics.median(result[name] for result in several) for name in several[0]}
                 rows.append(
                     {"mix": mix, "batch": batch, "method": method, "size": size, "rounds": len(several)} | medians
                 )
-            check_equal(rows[-len(kinds) :])
+            check_equal(rows[-len(results) :])
             yield rows
 
 
