@@ -10,13 +10,14 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. stdout carries the result, stderr t
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from dataset_builder.errors import EmbedsmithError, InputError, suggestion
 
@@ -24,97 +25,57 @@ RECIPES_DIR = Path(__file__).parent / "recipes"
 RECIPES = sorted(path.name for path in RECIPES_DIR.iterdir() if path.is_dir())
 
 
+STAGES = {
+    "dataset": "dataset_builder.config:DATASET_ARGUMENTS",
+    "train": "trainer.config:TRAIN_ARGUMENTS",
+    "model_card": "model_card.config:MODEL_CARD_ARGUMENTS",
+}
+"""Where the dataclasses of each stage are, by the stem of its recipe file."""
+
+
 @dataclass(frozen=True)
 class Verb:
-    """One verb: `stage` is the stem of its recipe file, `load` imports its dataclasses and the function to call."""
+    """One verb: `function` is where its function is, which gets those of the stage's dataclasses that it has types for."""
 
     help: str
     stage: str
-    load: Callable[[], tuple[tuple[type, ...], Callable[..., str | None]]]
+    function: str
+
+    @property
+    def types(self) -> tuple[type, ...]:
+        """The dataclasses whose fields are the flags."""
+        types: tuple[type, ...] = _imported(STAGES[self.stage])
+        return types
+
+    def call(self, filled: Sequence[Any]) -> str | None:
+        """Call the function with the filled dataclasses and return its result, a sentence, a path or a URL."""
+        function = _imported(self.function)
+        wanted = [hint for name, hint in get_type_hints(function).items() if name != "return"]
+        by_type = {type(one): one for one in filled}
+        result: str | None = function(*(by_type[hint] for hint in wanted))
+        return result
 
 
-def _plan() -> tuple[tuple[type, ...], Callable[..., str | None]]:
-    from dataset_builder.config import DATASET_ARGUMENTS
-    from dataset_builder.preview import preview
-
-    return DATASET_ARGUMENTS, lambda plan, llm, _curation, _hub, arguments, _: preview(plan, llm, arguments)
-
-
-def _brainstorm() -> tuple[tuple[type, ...], Callable[..., str | None]]:
-    from dataset_builder.asking import brainstorm
-    from dataset_builder.config import DATASET_ARGUMENTS
-
-    return DATASET_ARGUMENTS, lambda plan, llm, *_: brainstorm(plan, llm)
-
-
-def _generate() -> tuple[tuple[type, ...], Callable[..., str | None]]:
-    from dataset_builder.asking import generate
-    from dataset_builder.config import DATASET_ARGUMENTS
-
-    return DATASET_ARGUMENTS, lambda plan, llm, *_: generate(plan, llm)
-
-
-def _curate() -> tuple[tuple[type, ...], Callable[..., str | None]]:
-    from dataset_builder.config import DATASET_ARGUMENTS
-    from dataset_builder.dataset import curate
-
-    return DATASET_ARGUMENTS, lambda plan, _llm, curation, *_: curate(plan, curation)
-
-
-def _browse() -> tuple[tuple[type, ...], Callable[..., str | None]]:
-    from dataset_builder.browse import browse
-    from dataset_builder.config import DATASET_ARGUMENTS
-
-    return DATASET_ARGUMENTS, lambda plan, _llm, curation, _hub, _preview, arguments: browse(plan, curation, arguments)
-
-
-def _push_dataset() -> tuple[tuple[type, ...], Callable[..., str | None]]:
-    from dataset_builder.config import DATASET_ARGUMENTS
-    from dataset_builder.dataset import push_dataset
-
-    return DATASET_ARGUMENTS, lambda plan, _llm, _curation, hub, *_: push_dataset(plan, hub)
-
-
-def _train() -> tuple[tuple[type, ...], Callable[..., str | None]]:
-    from trainer.config import TRAIN_ARGUMENTS
-    from trainer.train import train
-
-    return TRAIN_ARGUMENTS, train
-
-
-def _evaluate() -> tuple[tuple[type, ...], Callable[..., str | None]]:
-    os.environ.setdefault("TQDM_DISABLE", "1")  # our own line tells the progress
-    from model_card.config import MODEL_CARD_ARGUMENTS
-    from model_card.evaluation import evaluate
-
-    return MODEL_CARD_ARGUMENTS, lambda arguments, _hub: evaluate(arguments)
-
-
-def _report() -> tuple[tuple[type, ...], Callable[..., str | None]]:
-    from model_card.config import MODEL_CARD_ARGUMENTS
-    from model_card.report import report
-
-    return MODEL_CARD_ARGUMENTS, lambda arguments, _hub: report(arguments)
-
-
-def _push_model() -> tuple[tuple[type, ...], Callable[..., str | None]]:
-    from model_card.config import MODEL_CARD_ARGUMENTS
-    from model_card.push import push_model
-
-    return MODEL_CARD_ARGUMENTS, push_model
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 VERBS = {
-    "plan": Verb("show what a recipe would ask and cost, without asking anything", "dataset", _plan),
-    "brainstorm": Verb("ask the LLM for the tasks that the plan needs", "dataset", _brainstorm),
-    "generate": Verb("ask the LLM for the examples, each for one task", "dataset", _generate),
-    "curate": Verb("turn replies into the dataset folder, each rejection with a reason", "dataset", _curate),
-    "browse": Verb("write a page to look through the examples and the rejected replies", "dataset", _browse),
-    "push-dataset": Verb("publish the dataset folder in one commit", "dataset", _push_dataset),
-    "train": Verb("fine-tune a model on the dataset and export it", "train", _train),
-    "evaluate": Verb("judge base and trained model with mteb", "model_card", _evaluate),
-    "report": Verb("write model card and report from the files of the run", "model_card", _report),
-    "push-model": Verb("publish the model folder in one commit", "model_card", _push_model),
+    "plan": Verb("show what a recipe would ask and cost, without asking", "dataset", "dataset_builder.preview:preview"),
+    "brainstorm": Verb("ask the LLM for the tasks that the plan needs", "dataset", "dataset_builder.asking:brainstorm"),
+    "generate": Verb("ask the LLM for the examples, each for one task", "dataset", "dataset_builder.asking:generate"),
+    "curate": Verb(
+        "turn replies into the dataset, rejections with reasons", "dataset", "dataset_builder.dataset:curate"
+    ),
+    "browse": Verb("write a page to look through examples and rejections", "dataset", "dataset_builder.browse:browse"),
+    "push-dataset": Verb("publish the dataset in one commit", "dataset", "dataset_builder.dataset:push_dataset"),
+    "train": Verb("fine-tune a model on the dataset and export it", "train", "trainer.train:train"),
+    "evaluate": Verb("judge base, trained and other models with mteb", "model_card", "model_card.evaluation:evaluate"),
+    "report": Verb("write card and report from the files of the run", "model_card", "model_card.report:report"),
+    "push-model": Verb("publish the model folder in one commit", "model_card", "model_card.push:push_model"),
+    "submit": Verb("write what the leaderboard's pull requests need", "model_card", "model_card.submission:submit"),
+    "try": Verb("type a query and see the nearest texts of a corpus", "model_card", "model_card.try_model:try_model"),
 }
 
 USAGE = """usage: embedsmith VERB [--config RECIPE] [--flag value ...]
@@ -123,7 +84,7 @@ From an LLM endpoint to a published multilingual embedding model.
 
 verbs, in the order of a run:
 {verbs}
-  demo          all of them but the pushes, on recorded replies: a first look, no key, no GPU, no Hub
+  demo          all of them up to the report, on recorded replies: a first look, no key, no GPU, no Hub
 
 RECIPE is a folder such as recipes/demo, one of its files, or the name of a shipped recipe: {recipes}.
 `embedsmith VERB --help` lists the verb's flags. Each verb can be run again: it does only what is missing.
@@ -224,8 +185,7 @@ def parse(verb: str, types: tuple[type, ...], arguments: list[str]) -> tuple[Any
 
 def run(verb: str, arguments: list[str]) -> str | None:
     """Run one verb and return its result, a sentence, a path or a URL."""
-    types, function = VERBS[verb].load()
-    return function(*parse(verb, types, arguments))
+    return VERBS[verb].call(parse(verb, VERBS[verb].types, arguments))
 
 
 DEMO = ("brainstorm", "generate", "curate", "browse", "train", "evaluate", "report")
@@ -260,14 +220,13 @@ def demo(arguments: list[str]) -> str:
     if len(arguments) not in (0, 2) or arguments[:1] not in ([], ["--output_dir"]):
         raise InputError(f"embedsmith demo knows no '{' '.join(arguments)}'; its only flag is --output_dir DIR.")
     folder = arguments[1] if arguments else "runs/demo"
-    os.environ.setdefault("TQDM_DISABLE", "1")
     started = time.monotonic()
     for verb in DEMO:
         print(f"\n$ embedsmith {verb} --config demo", file=sys.stderr, flush=True)
         flags = ["--config", "demo", "--output_dir", folder, *(["--overwrite"] if verb == "train" else [])]
         print(f"{verb}: {run(verb, flags)}", file=sys.stderr, flush=True)
-    from model_card.report import summary_neighbours, summary_table
     from model_card.scores import read_evaluation
+    from model_card.terminal import summary_neighbours, summary_table
 
     evaluation = read_evaluation(Path(folder))
     return DEMO_END.format(
@@ -294,7 +253,8 @@ def _dispatch(arguments: list[str]) -> str | None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the dataloader forks after the tokenizer was used
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # our own line tells the progress
+    for name in ("HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
+        os.environ.setdefault(name, "1")  # our own line tells the progress
     try:
         result = _dispatch(sys.argv[1:] if arguments is None else arguments)
     except EmbedsmithError as error:

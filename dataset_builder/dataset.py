@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
+import yaml
 from datasets import Features, Value
 from filelock import FileLock, Timeout
 
@@ -35,6 +37,8 @@ from dataset_builder.words import words
 
 FEATURES = Features({name: Value("string") for name in COLUMNS})
 TASK_FEATURES = Features({name: Value("int64" if name == "num_examples" else "string") for name in TASK_COLUMNS})
+PROVENANCE = "provenance.yaml"
+"""File in the dataset folder; no JSON, because it is no part of the data, whose digest names their state."""
 REJECTED_COLUMNS = ("id", "subgroup", "reason", "detail", "task", "prompt", "attributes", "model", "reply")
 REJECTED_FEATURES = Features({name: Value("string") for name in REJECTED_COLUMNS})
 
@@ -92,6 +96,7 @@ def _finish(plan: PlanArguments, arguments: CurationArguments, curation: _Curati
     folder = work / "dataset"
     recipe = plan.settings() | {"num_examples": plan.num_examples} | arguments.settings()
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _write_provenance(folder, curation)
     card = dataset_card(folder, composition, curation.num_tasks, recipe, arguments, run)
     (folder / "README.md").write_text(card, encoding="utf-8")
     overlaps = run / "contamination.md"
@@ -113,6 +118,21 @@ def _finish(plan: PlanArguments, arguments: CurationArguments, curation: _Curati
     if composition.num_unanswered:
         text += f", {composition.num_unanswered:,} requests unanswered so far"
     return text
+
+
+def _write_provenance(folder: Path, curation: _Curation) -> None:
+    """Write which replies the dataset was made from, and what they took; model cards take it from there."""
+    spent = curation.journal.spent()
+    provenance = {
+        "journal_sha256": curation.journal.digest(),
+        "num_replies": spent.num_replies,
+        "prompt_tokens": spent.prompt_tokens or None,
+        "completion_tokens": spent.completion_tokens or None,
+        "cost_usd": spent.cost_usd,
+        "models": dict(sorted(curation.composition.models.items())),
+        "embedsmith": version("embedsmith"),
+    }
+    (folder / PROVENANCE).write_text(yaml.safe_dump(provenance, sort_keys=False), encoding="utf-8")
 
 
 def push_dataset(plan: PlanArguments, arguments: DatasetHubArguments) -> str:

@@ -6,6 +6,7 @@ most the requests in flight. Only replies that cannot be parsed are ever asked f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -253,6 +254,19 @@ class Journal:
             "FROM replies"
         )
         return Spent(*self._rows(sql)[0])
+
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) over all replies, each with the id of its request, whatever order they came in."""
+        digest, after = hashlib.sha256(), ("", 0)
+        sql = (
+            "SELECT request_id, attempt, body FROM replies WHERE (request_id, attempt) > (?, ?) "
+            "ORDER BY request_id, attempt LIMIT 500"
+        )
+        while rows := self._rows(sql, after):
+            for id_, _, body in rows:
+                digest.update(f"{id_}\0{body}\0".encode())
+            after = rows[-1][:2]
+        return digest.hexdigest()
 
 
 def chunks(items: Iterable[T], size: int = 500) -> Iterator[list[T]]:

@@ -26,7 +26,7 @@ def tasks_named(names: Iterable[str]) -> dict[str, list[Any]]:
     """
     found: dict[str, list[Any]] = {}
     for name in names:
-        for task in _tasks_called(name):
+        for task in tasks_called(name, "contamination_tasks"):
             for part in task.tasks if task.is_aggregate else [task]:
                 same = found.setdefault(part.metadata.name, [])
                 if all((part.hf_subsets, part.eval_splits) != (one.hf_subsets, one.eval_splits) for one in same):
@@ -34,7 +34,12 @@ def tasks_named(names: Iterable[str]) -> dict[str, list[Any]]:
     return found
 
 
-def _tasks_called(name: str) -> list[Any]:
+def tasks_called(name: str, flag: str) -> list[Any]:
+    """Return mteb's task of this name, or the tasks of the benchmark of this name.
+
+    Raises:
+        InputError: if mteb has neither; the sentence names the `flag` that the name was given for.
+    """
     import mteb
 
     try:
@@ -49,7 +54,7 @@ def _tasks_called(name: str) -> list[Any]:
             tasks = mteb.get_tasks(exclude_superseded=False, exclude_private=False)
         known = [*(task.metadata.name for task in tasks), *(benchmark.name for benchmark in mteb.get_benchmarks())]
         raise InputError(
-            f"`contamination_tasks` has '{name}'; it takes names of mteb tasks or benchmarks, such as STS13 or "
+            f"`{flag}` has '{name}'; it takes names of mteb tasks or benchmarks, such as STS13 or "
             f"'MTEB(eng, v2)'.{suggestion(name, known)}"
         ) from None
 

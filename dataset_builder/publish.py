@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.hf_api import RepoFile
 
 from dataset_builder.errors import EmbedsmithError, InputError, RunError
@@ -32,6 +38,8 @@ class HubArguments:
     """Where a folder is published."""
 
     hub_private_repo: bool = field(default=False, metadata={"help": "Create the repo as private."})
+    hub_revision: str = field(default="main", metadata={"help": "Branch to push to; made if there is none."})
+    hub_tag: str | None = field(default=None, metadata={"help": "Tag for the pushed commit, such as v1.0."})
     dry_run: bool = field(default=False, metadata={"help": "Show what would go where, and change nothing."})
 
 
@@ -93,38 +101,84 @@ def publish(
     """Make `folder` the content of the repo's main branch and return its URL at that commit.
 
     Raises:
-        InputError: if the Hub refuses the name, the token or the content; nothing was changed then.
+        InputError: if the Hub refuses the name, the token or the content; nothing was changed then. Also if the tag is taken.
         RunError: if the Hub cannot be reached or keeps failing; the repo is as it was, or complete.
     """
-    api, mine = api or HfApi(), manifest(folder)
+    api, branch = api or HfApi(), arguments.hub_revision
     if arguments.dry_run:
-        return _dry_run(api, repo_id, repo_type, mine)
+        return _dry_run(api, repo_id, repo_type, branch, manifest(folder))
+    # before gigabytes are read and sent: may we write there at all, and is the tag free?
+    full_id = _retried(lambda: _prepare(api, repo_id, repo_type, arguments), repo_id, max_tries)
+    mine = manifest(folder)
 
-    def attempt() -> tuple[str, str]:
-        created = api.create_repo(repo_id, repo_type=repo_type, private=arguments.hub_private_repo, exist_ok=True)
-        info = api.repo_info(created.repo_id, repo_type=repo_type)
-        if arguments.hub_private_repo and not info.private:
-            raise InputError(f"{created.repo_id} exists and is public; make it private on the Hub, or push elsewhere.")
-        if info.sha is None:
-            raise RunError(f"The Hub tells no commit of {created.repo_id}; try again.")
-        changes = differences(api, created.repo_id, repo_type, info.sha, mine)
+    def attempt() -> str:
+        sha = api.repo_info(full_id, repo_type=repo_type, revision=branch).sha
+        if sha is None:
+            raise RunError(f"The Hub tells no commit of {full_id}; try again.")
+        changes = differences(api, full_id, repo_type, sha, mine)
         if not changes:
-            return created.repo_id, info.sha
+            return str(sha)
         operations = [_operation(folder, path, change) for path, change in changes.items()]
         commit = api.create_commit(
-            created.repo_id, operations, commit_message=message, repo_type=repo_type, parent_commit=info.sha
+            full_id, operations, commit_message=message, repo_type=repo_type, parent_commit=sha, revision=branch
         )
-        return created.repo_id, str(commit.oid)
+        return str(commit.oid)
 
-    full_id, sha = _retried(attempt, repo_id, max_tries)
+    sha = _retried(attempt, repo_id, max_tries)
     try:
         left = _retried(lambda: differences(api, full_id, repo_type, sha, mine), repo_id, max_tries)
     except InputError as error:
         raise RunError(f"{full_id} was pushed as commit {sha[:12]} but cannot be read back: {error}") from None
     if left:
         raise RunError(f"{full_id} was pushed and, read back, differs in {', '.join(left)}; push again.")
+    if arguments.hub_tag:
+        _retried(lambda: _tag(api, full_id, repo_type, str(arguments.hub_tag), sha), repo_id, max_tries)
     print(f"{full_id}: {len(mine)} files at commit {sha[:12]}, each with the digest of ours", file=sys.stderr)
     return f"{_url(api, full_id, repo_type)}/tree/{sha}"
+
+
+def _prepare(api: HfApi, repo_id: str, repo_type: str, arguments: HubArguments) -> str:
+    """Create repo and branch where there are none, and return the repo's full name.
+
+    Raises:
+        InputError: if the repo is public and should be private, or only exists as one of the other type, or if the tag is
+            taken; nothing was changed then.
+    """
+    other = "dataset" if repo_type == "model" else "model"
+    if (
+        "/" in repo_id
+        and not api.repo_exists(repo_id, repo_type=repo_type)
+        and api.repo_exists(repo_id, repo_type=other)
+    ):
+        raise InputError(
+            f"{repo_id} is a {other} on the Hub and no {repo_type}; push under another name, or create the {repo_type} there "
+            "yourself first if both are to have one name."
+        )
+    full_id = api.create_repo(repo_id, repo_type=repo_type, private=arguments.hub_private_repo, exist_ok=True).repo_id
+    info = api.repo_info(full_id, repo_type=repo_type)
+    if arguments.hub_private_repo and not info.private:
+        raise InputError(f"{full_id} exists and is public; make it private on the Hub, or push elsewhere.")
+    api.auth_check(full_id, repo_type=repo_type, write=True)
+    refs = api.list_repo_refs(full_id, repo_type=repo_type)
+    if arguments.hub_revision not in {ref.name for ref in refs.branches}:
+        api.create_branch(full_id, branch=arguments.hub_revision, repo_type=repo_type, exist_ok=True)
+    return str(full_id)
+
+
+def _tag(api: HfApi, repo_id: str, repo_type: str, tag: str, sha: str) -> None:
+    """Tag a commit; a tag that stands at this commit already is left there.
+
+    Raises:
+        InputError: if the tag stands at another commit.
+    """
+    tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id, repo_type=repo_type).tags}
+    if tag not in tags:
+        api.create_tag(repo_id, tag=tag, revision=sha, repo_type=repo_type, exist_ok=True)
+    elif api.repo_info(repo_id, repo_type=repo_type, revision=tag).sha != sha:
+        raise InputError(
+            f"{repo_id} is pushed as commit {sha[:12]}, but its tag '{tag}' stands at another commit; give another --hub_tag, "
+            "or delete the old one on the Hub and push again."
+        )
 
 
 def publish_with_card(
@@ -156,10 +210,10 @@ def _operation(folder: Path, path: str, change: str) -> CommitOperationAdd | Com
     return CommitOperationDelete(path, is_folder=False) if change == "gone" else CommitOperationAdd(path, folder / path)
 
 
-def _dry_run(api: HfApi, repo_id: str, repo_type: str, mine: dict[str, FileId]) -> str:
+def _dry_run(api: HfApi, repo_id: str, repo_type: str, branch: str, mine: dict[str, FileId]) -> str:
     try:
-        changes = differences(api, repo_id, repo_type, "main", mine)
-    except RepositoryNotFoundError:
+        changes = differences(api, repo_id, repo_type, branch, mine)
+    except (RepositoryNotFoundError, RevisionNotFoundError):
         changes = dict.fromkeys(mine, "new")
     except Exception as error:
         if not _is_transport(error) and not isinstance(error, (HfHubHTTPError, OfflineModeIsEnabled)):

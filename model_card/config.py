@@ -24,7 +24,30 @@ class EvaluationArguments:
         default=None, metadata={"help": "Dataset whose test split is judged. Default: <output_dir>/dataset."}
     )
     dataset_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch of a Hub dataset."})
-    eval_batch_size: int = field(default=32, metadata={"help": "Texts encoded at once."})
+    held_out: bool = field(default=True, metadata={"help": "Judge on the dataset's held-out examples."})
+    tasks: list[str] | None = field(
+        default=None, metadata={"help": "mteb tasks to judge on, such as STS17 Banking77Classification."}
+    )
+    benchmarks: list[str] | None = field(
+        default=None, metadata={"help": "mteb benchmarks to judge on, such as 'MTEB(eng, v2)' BEIR."}
+    )
+    eval_languages: list[str] | None = field(
+        default=None, metadata={"help": "Languages of mteb's tasks to judge on, such as en de. Default: all of a task."}
+    )
+    reference_models: list[str] | None = field(
+        default=None, metadata={"help": "Models judged beside ours: Hub ids or folders, and bm25 for retrieval."}
+    )
+    published_models: list[str] | None = field(
+        default=None,
+        metadata={"help": "Models whose published scores are shown beside ours. Default: a few known ones."},
+    )
+    task_instructions: str | None = field(
+        default=None,
+        metadata={"help": "YAML file of instructions by mteb task or task type, before the built-in ones."},
+    )
+    eval_batch_tokens: int | None = field(
+        default=None, metadata={"help": "Tokens encoded at once, padding included. Default: by the device."}
+    )
     model_title: str | None = field(
         default=None, metadata={"help": "Title of the model card. Default: from the names."}
     )
@@ -34,9 +57,21 @@ class EvaluationArguments:
         default=None, metadata={"help": "Where the training dataset is published, for the card's YAML."}
     )
 
+    training_datasets: list[str] | None = field(
+        default=None,
+        metadata={"help": "mteb data sets that training texts were taken from, for the leaderboard. Default: none."},
+    )
+    training_code_url: str | None = field(
+        default=None, metadata={"help": "Where your training code is public, for the leaderboard."}
+    )
+    check: bool = field(
+        default=False,
+        metadata={"help": "Write no report, but fail if the one that is there no longer agrees with the files."},
+    )
+
     def __post_init__(self) -> None:
-        if self.eval_batch_size < 1:
-            raise InputError(f"`eval_batch_size` is {self.eval_batch_size}; it must be at least 1.")
+        if self.eval_batch_tokens is not None and self.eval_batch_tokens < 1:
+            raise InputError(f"`eval_batch_tokens` is {self.eval_batch_tokens}; it must be at least 1.")
 
     @property
     def run_dir(self) -> Path:
@@ -61,5 +96,26 @@ class ModelHubArguments(HubArguments):
     hub_model_id: str | None = field(default=None, metadata={"help": "Model repo on the Hub, as in name/model."})
 
 
-MODEL_CARD_ARGUMENTS = (EvaluationArguments, ModelHubArguments)
+@dataclass
+class TryArguments:
+    """What to look for, and in which texts."""
+
+    query: list[str] | None = field(
+        default=None, metadata={"help": "Queries. Default: typed at a prompt, or one a line from standard input."}
+    )
+    corpus: str | None = field(
+        default=None, metadata={"help": "File with one text a line to search. Default: the documents of the dataset."}
+    )
+    instruction: str | None = field(default=None, metadata={"help": "Task of the queries. Default: that of retrieval."})
+    top_k: int = field(default=5, metadata={"help": "Texts shown for each query."})
+    max_texts: int = field(default=5000, metadata={"help": "Texts of the corpus that are searched, the first ones."})
+    html: bool = field(default=False, metadata={"help": "Write try.html, a page with a map of the corpus."})
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "max_texts"):
+            if getattr(self, name) < 1:
+                raise InputError(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
+
+
+MODEL_CARD_ARGUMENTS = (EvaluationArguments, ModelHubArguments, TryArguments)
 """What the verbs of stage 3 read, all of them from the same recipe file."""

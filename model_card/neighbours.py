@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from dataset_builder.schema import instruct
-from model_card.encoder import InstructEncoder
+from model_card.batches import TokenBatches
+from model_card.judge import Judge
+from model_card.scores import NEIGHBOURS, read_neighbours
 
 NUM_QUERIES, NUM_NEAREST = 3, 3
 
@@ -24,11 +27,25 @@ def example_queries(rows: Dataset) -> list[int]:
     return chosen[:NUM_QUERIES]
 
 
-def nearest(encoder: InstructEncoder, rows: Dataset) -> list[dict[str, Any]]:
+def write_neighbours(judge: Judge, rows: Dataset) -> None:
+    """Write `neighbours.jsonl` beside the results of a model, unless it is there for these very rows."""
+    path, wanted = judge.folder / NEIGHBOURS, [rows[i]["query"] for i in example_queries(rows)]
+    num_documents = len(_documents(rows))
+    found = [(row["query"], row["num_documents"]) for row in read_neighbours(judge.folder)]
+    if found != [(query, num_documents) for query in wanted]:
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in nearest(judge.model, rows)]
+        path.write_text("".join(lines), encoding="utf-8")
+
+
+def _documents(rows: Dataset) -> list[str]:
+    return list(dict.fromkeys(text for name in ("positive", "negative") for text in rows[name] if text))
+
+
+def nearest(model: TokenBatches, rows: Dataset) -> list[dict[str, Any]]:
     """Return query, instruction and the nearest documents of the example queries.
 
     Args:
-        encoder: the model; queries carry their instruction, documents are bare.
+        model: the model; queries carry their instruction, documents are bare.
         rows: held-out rows with `query`, `positive`, `negative`, `instruction` and `language`; all their documents
             together are searched.
 
@@ -38,14 +55,14 @@ def nearest(encoder: InstructEncoder, rows: Dataset) -> list[dict[str, Any]]:
     """
     if not len(rows):
         return []
-    documents = list(dict.fromkeys(t for name in ("positive", "negative") for t in rows[name] if t))
+    documents = _documents(rows)
     # (documents, dim), unit length
-    matrix = encoder.model.encode(documents, normalize_embeddings=True, show_progress_bar=False)
+    matrix = model.encode(documents, normalize_embeddings=True)
     found = []
     for i in example_queries(rows):
         row = rows[i]
         text = instruct(row["instruction"], row["query"])
-        similarities = matrix @ encoder.model.encode(text, normalize_embeddings=True, show_progress_bar=False)
+        similarities = matrix @ model.encode([text], normalize_embeddings=True)[0]
         order = np.argsort(-similarities)
         kinds = {row["positive"]: "positive", row["negative"]: "hard negative"}
         found.append(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataset_builder.errors import InputError
 from dataset_builder.publish import publish_with_card
+from model_card.candidates import read_record
 from model_card.card import with_repo
 from model_card.config import EvaluationArguments, ModelHubArguments
-from model_card.evaluation import read_record
 
 
 def push_model(arguments: EvaluationArguments, hub: ModelHubArguments) -> str:

@@ -87,7 +87,13 @@ def _languages(rows: Dataset) -> list[str]:
     return sorted({language_script(code) for column in ("language", "positive_language") for code in rows[column]})
 
 
-class HeldOutRetrieval(AbsTaskRetrieval):
+class HeldOutTask:
+    """What our held-out tasks have in common: `has_instructions` is False for models that take queries bare."""
+
+    has_instructions = True
+
+
+class HeldOutRetrieval(HeldOutTask, AbsTaskRetrieval):
     """One subset per subgroup, whose corpus is the documents and hard negatives of its held-out examples."""
 
     rows: dict[Subgroup, Dataset]
@@ -105,8 +111,9 @@ class HeldOutRetrieval(AbsTaskRetrieval):
             queries = {
                 "id": [f"{subgroup}-q{number}" for number in range(len(rows))],
                 "text": list(rows["query"]),
-                "instruction": list(rows["instruction"]),
             }
+            if self.has_instructions:
+                queries["instruction"] = list(rows["instruction"])
             relevant = {q: {ids[text]: 1} for q, text in zip(queries["id"], rows["positive"], strict=True)}
             split = {
                 "corpus": corpus,
@@ -118,7 +125,7 @@ class HeldOutRetrieval(AbsTaskRetrieval):
         self.data_loaded = True
 
 
-class HeldOutSTS(AbsTaskSTS):
+class HeldOutSTS(HeldOutTask, AbsTaskSTS):
     """The pairs (query, positive) and (query, negative) with the similarity that was asked for."""
 
     min_score, max_score = 1, 5
@@ -140,7 +147,7 @@ class HeldOutSTS(AbsTaskSTS):
         self.data_loaded = True
 
 
-class HeldOutBitextMining(AbsTaskBitextMining):
+class HeldOutBitextMining(HeldOutTask, AbsTaskBitextMining):
     """Finding each query's translation among all of them."""
 
     rows: Any  # a datasets.Dataset, whose stubs do not know how it is iterated
@@ -157,6 +164,30 @@ def num_queries(task: Any) -> dict[str, int]:
     if isinstance(task, HeldOutRetrieval):
         return {str(subgroup): len(rows) for subgroup, rows in task.rows.items()}
     return {"default": len(task.rows)}
+
+
+def num_characters(task: Any) -> float:
+    """Return about how many characters a task has to be encoded, from mteb's statistics of it; for the ETA alone."""
+    if isinstance(task, HeldOutTask):
+        groups = task.rows.values() if isinstance(task, HeldOutRetrieval) else [task.rows]
+        return sum(len(text or "") for rows in groups for name in ("query", "positive") for text in rows[name])
+    stats = task.metadata.descriptive_stats or {}
+    splits = [stats[split] for split in task.eval_splits if isinstance(stats.get(split), dict)]
+    found = [part for split in splits for part in _parts(split, task.hf_subsets)]
+    return float(sum(map(_characters, found))) or 1e5
+
+
+def _parts(split: dict[str, Any], subsets: list[str]) -> list[dict[str, Any]]:
+    by_subset = split.get("hf_subset_descriptive_stats") or {}
+    return [by_subset[name] for name in subsets if name in by_subset] or [split]
+
+
+def _characters(stats: Any) -> int:
+    """Return the characters that a nesting of mteb's statistics counts."""
+    if not isinstance(stats, dict):
+        return 0
+    own = stats.get("number_of_characters") or stats.get("total_text_length")
+    return int(own) if own else sum(map(_characters, stats.values()))
 
 
 def all_rows(tasks: list[AbsTask]) -> Dataset:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -60,3 +61,17 @@ def hub() -> Iterator[Hub]:
     HUB.reset()
     yield HUB
     HUB.reset()
+
+
+@pytest.fixture(scope="session")
+def judged_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the demo's corpus with MiniLM trained for one step, judged on held-out examples and on toy tasks of mteb."""
+    from tests.judged import judged_run
+
+    return judged_run(HUB, tmp_path_factory.mktemp("judged"))
+
+
+@pytest.fixture
+def judged(judged_once: Path, tmp_path: Path) -> Path:
+    """A copy of that run, to be changed at will."""
+    return Path(shutil.copytree(judged_once, tmp_path / "run"))

@@ -153,6 +153,11 @@ class Request:
         warnings = [] if errors or front_matter(text) else [{"message": "empty or missing yaml metadata in repo card"}]
         return Answer({"errors": errors, "warnings": warnings}, 400 if errors else 200)
 
+    @_route("GET", "<API>/auth-check/write", write=True)
+    def auth_check_write(self) -> dict[str, Any]:
+        """Tell that the caller may write; others get an error."""
+        return {}
+
     @_route("GET", "<API>/auth-check")
     def auth_check(self) -> dict[str, Any]:
         return {}

@@ -22,6 +22,7 @@ MAY_IMPORT = {
         *SHARED,
         "dataset_builder.progress",
         "dataset_builder.languages",
+        "dataset_builder.mteb_texts",
         "dataset_builder.publish",
         "trainer",
     },
@@ -78,7 +79,7 @@ def test_public_functions_are_documented() -> None:
 @pytest.mark.parametrize("path", sorted(RECIPES_DIR.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_recipes_parse(path: Path) -> None:
     verb = next(name for name, verb in VERBS.items() if verb.stage == path.stem)
-    types, _ = VERBS[verb].load()
+    types = VERBS[verb].types
     # bf16 on this machine, which may have no GPU
     flags = ["--use_cpu", "true"] if path.stem == "train" else []
     arguments = parse(verb, types, ["--config", str(path), *flags])
@@ -98,7 +99,7 @@ def test_the_commands_of_the_readme_parse() -> None:
     assert len(commands) >= 6
     for _, verb, *flags in commands:
         if verb != "demo":
-            types, _ = VERBS[verb].load()
+            types = VERBS[verb].types
             parse(verb, types, [*flags, "--use_cpu"] if "--bf16" in flags else flags)  # no GPU here
 
 

@@ -223,7 +223,7 @@ def test_brainstorms_after_the_fourth_are_given_fields() -> None:
 
 
 def test_the_paper_recipe_plans_150_000_tasks() -> None:
-    types, _ = VERBS["plan"].load()
+    types = VERBS["plan"].types
     plan = parse("plan", types, ["--config", "paper"])[0]
     assert plan.num_examples == 500_000
     assert len(plan.language_weights) == 93

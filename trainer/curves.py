@@ -55,6 +55,8 @@ def training_curves(log_history: list[dict[str, Any]]) -> bytes:
                 panels[panel].plot(*zip(*points, strict=True), color=color, label=label, marker=marker, markersize=3)
         for panel, title in _TITLES.items():
             panels[panel].set(title=title, xlabel="step")
+            if not panels[panel].has_data():  # fewer steps than one log takes
+                continue
             panels[panel].legend(frameon=False, fontsize=9)
             if panel != "similarity":
                 panels[panel].set_ylim(0, 1.02 if panel == "rank" else 1.15 * panels[panel].dataLim.y1)
