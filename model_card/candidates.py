@@ -124,7 +124,7 @@ def candidates(arguments: EvaluationArguments, trained: Trained) -> list[Candida
     short = base.name.split("/")[-1]
     found = []
     if _is_sentence_transformer(base):
-        found.append(_published(base, f"{short}, as published"))
+        found.append(published(base, f"{short}, as published"))
     length = int(trained.record["arguments"]["max_seq_length"])
     eos_name, label = f"baseline/{short}-eos", f"{short}, EOS pooling, untrained"
     found += [
@@ -134,7 +134,7 @@ def candidates(arguments: EvaluationArguments, trained: Trained) -> list[Candida
     return found + [_reference(name) for name in arguments.reference_models or []]
 
 
-def _published(base: BaseModel, label: str, key: str = "base") -> Candidate:
+def published(base: BaseModel, label: str, key: str = "base") -> Candidate:
     """The model as its authors published it, by mteb's own implementation of it if there is one for this revision."""
     if base.is_hub_id and (meta := _registered(base.name)) and meta.revision == base.revision:
         return Candidate(key, label, base.name, base.revision, False, meta.load_model, is_registered=True)
@@ -159,7 +159,7 @@ def _reference(name: str) -> Candidate:
             f"`reference_models` has '{name}', which has no modules.json and is not known to mteb, so how its embeddings are "
             "taken is not written anywhere; give a sentence-transformers model, a model of mteb's registry, or bm25."
         )
-    return _published(base, base.name.split("/")[-1], base.name)
+    return published(base, base.name.split("/")[-1], base.name)
 
 
 def _require_bm25() -> None:

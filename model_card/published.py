@@ -53,7 +53,8 @@ def fetch_published(run_dir: Path, models: Sequence[str], tasks: Mapping[str, Se
     (run_dir / PUBLISHED).write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if found["why"]:
         return f"no published scores beside ours: {found['why']}"
-    return f"published scores of {len(found['models'])} models on the judged tasks"
+    num = len(found["models"])
+    return f"published scores of {num} model{'s' if num > 1 else ''} on the judged tasks"
 
 
 def _results(models: Sequence[str], tasks: Sequence[str]) -> list[tuple[str, str, str, dict[str, float]]]:

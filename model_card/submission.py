@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import mteb
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from mteb.models.model_implementations import MODEL_REGISTRY
 from mteb.models.model_meta import ModelMeta, ScoringFunction
-from mteb.results.task_result import _expand_run_settings_entry
+from mteb.results import TaskResult
+from mteb.results.task_result import TaskError, _expand_run_settings_entry
 from packaging.version import Version
 
 from dataset_builder.errors import InputError, RunError
@@ -29,7 +33,9 @@ from model_card.report import model_facts
 from model_card.scores import read_evaluation, results_folder
 from model_card.tasks import language_script
 
-SUBMISSION = "submission"
+SUBMISSION, MOCK = "submission", "mteb_mock_run_results.md"
+MAX_LOADED = 2_000_000_000
+"""Parameters up to which mteb's own checks load a model, and ours do."""
 _OURS = re.compile(r"README\.md|MTEB\.md|\.eval_results/.*|.*\.png")
 """Files of the model repo that no embedding depends on."""
 _MIN_MTEB, _MAX_BYTES = Version("2.14.0"), 10 << 20
@@ -67,7 +73,10 @@ def submit(arguments: EvaluationArguments, hub: ModelHubArguments) -> str:
     meta = load_meta(module, hub.hub_model_id)
     source = results_folder(arguments.run_dir, trained.name, trained.revision)
     results = _copy_results(source, work / "results", meta, tasks)
-    if problems := [*meta_problems(meta), *results_problems(results, meta)]:
+    problems = [*meta_problems(meta), *results_problems(results, meta)]
+    if not problems and (meta.n_parameters or 0) < MAX_LOADED:  # as mteb's own checks: larger ones are not loaded
+        problems = mock_run(meta, work / "mteb" / MOCK)
+    if problems:
         raise RunError(f"mteb would not take this submission: {'; '.join(problems)}.")
     shutil.rmtree(folder, ignore_errors=True)
     work.rename(folder)
@@ -200,8 +209,6 @@ def meta_problems(meta: ModelMeta) -> list[str]:
 
 def results_problems(folder: Path, meta: ModelMeta) -> list[str]:
     """Return what the checks of mteb's results repository would say of `<org>__<model>/<revision>`; empty if all is well."""
-    from mteb import TaskResult
-
     found, covered = [], {}
     described = json.loads((folder / "model_meta.json").read_text(encoding="utf-8"))
     if (described["name"], described["revision"]) != (meta.name, meta.revision):
@@ -228,6 +235,17 @@ def results_problems(folder: Path, meta: ModelMeta) -> list[str]:
     return found
 
 
+def mock_run(meta: ModelMeta, path: Path) -> list[str]:
+    """Load the model from the Hub by its ModelMeta, run mteb's mock tasks, write mteb's report of it; return what failed."""
+    logging.getLogger("mteb").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of mteb's own code and of scores of a dozen texts
+        results = mteb.mock_run(meta.load_model())
+    path.write_text(results.to_markdown(), encoding="utf-8")
+    failed = [name for name, result in results.task_results.items() if isinstance(result, TaskError)]
+    return [f"mock tasks fail: {', '.join(failed)}"] if failed else []
+
+
 def _copy_results(source: Path, target: Path, meta: ModelMeta, tasks: Sequence[str]) -> Path:
     """Copy the results of mteb's own tasks to where the results repository has those of this model; return the folder."""
     folder = target / meta.model_name_as_path() / str(meta.revision)
@@ -243,14 +261,15 @@ def _copy_results(source: Path, target: Path, meta: ModelMeta, tasks: Sequence[s
 
 
 def _steps(folder: Path, meta: ModelMeta, module: str, tasks: Sequence[str]) -> str:
+    is_run = (folder / "mteb" / MOCK).is_file()
+    mock = f"move {MOCK} to its top" if is_run else f"`mteb mock-run -m {meta.name}`, which writes {MOCK}"
     return f"""{folder}: {meta.name} at {meta.revision}, {len(tasks)} task{"s" if len(tasks) > 1 else ""}
 
 Left to you:
 1. Read {module}: `training_datasets` must name each MTEB data set that training texts were taken from
    (now {sorted(meta.training_datasets or ()) or "none"}), and `public_training_code` may name your repository.
 2. In a clone of github.com/embeddings-benchmark/mteb copy {folder}/mteb over it, run `make lint` and
-   `mteb mock-run -m {meta.name}`, commit both and mteb_mock_run_results.md, and open a pull request titled
-   "model: add {meta.name}".
+   {mock}, commit both, and open a pull request titled "model: add {meta.name}".
 3. In a clone of github.com/embeddings-benchmark/results copy {folder}/results over it and open a pull request; fill in its
    checklist, the disclosure of the training data above all.
 4. The leaderboard shows the model about a day after both are merged."""

@@ -12,11 +12,13 @@ from model_card.scores import Evaluation, Score
 NUM_RESAMPLES = 2000
 LEVEL = 95
 """Confidence level in percent."""
+MIN_TASKS = 5
+"""Tasks below which a bootstrap tells nothing of their spread."""
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over tasks, with the ends of its confidence interval; None for fewer than two tasks, which tell no spread."""
+    """A mean over tasks, with the ends of its confidence interval; None for fewer than `MIN_TASKS`."""
 
     value: float
     low: float | None
@@ -26,7 +28,7 @@ class Mean:
     def of(cls, values: Sequence[float]) -> Mean:
         """Take the mean of `values` and resample them (bootstrap, percentile interval); the seed is fixed."""
         array = np.asarray(values, dtype=np.float64)
-        if len(array) < 2:
+        if len(array) < MIN_TASKS:
             return cls(float(array.mean()), None, None)
         draws = np.random.default_rng(0).integers(0, len(array), (NUM_RESAMPLES, len(array)))
         # (resamples,)

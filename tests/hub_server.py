@@ -53,6 +53,8 @@ class Hub:
         }
         self.uploads: dict[str, str] = {}  # {key: sha256}: uploads come without a token
         self._rules: list[_Rule] = []
+        self.num_received = 0  # bytes of requests' bodies, all connections together
+        self._cut_at: int | None = None
         self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -76,6 +78,7 @@ class Hub:
         with self.store.lock:
             self._rules.clear()
             self.log.clear()
+            self._cut_at = None
 
     def put_folder(self, repo_type: str, repo_id: str, folder: Path, pin: str | None = None) -> str:
         """Make `folder` the content of a repo's main branch, also under the foreign 40-hex id `pin`; return its sha."""
@@ -96,6 +99,27 @@ class Hub:
             raise ValueError(f"unknown fault '{kind}'; known are {', '.join(KINDS)}")
         with self.store.lock:
             self._rules.append(_Rule(match, kind, times, after))
+
+    def cut_after(self, num_bytes: int) -> None:
+        """Reset, once, the connection that brings the byte after the next `num_bytes` of requests' bodies."""
+        with self.store.lock:
+            self._cut_at = self.num_received + num_bytes
+
+    def receive(self, file: BinaryIO, length: int) -> bytes:
+        """Read `length` bytes of a request's body.
+
+        Raises:
+            ConnectionResetError: if the connection is to be reset here.
+        """
+        with self.store.lock:
+            before, self.num_received = self.num_received, self.num_received + length
+            is_cut = self._cut_at is not None and before <= self._cut_at < before + length
+            if is_cut:
+                length, self._cut_at = (self._cut_at or 0) - before, None
+        body = file.read(length)
+        if is_cut:
+            raise ConnectionResetError
+        return body
 
     def pick_fault(self, call: str) -> str:
         """Return the kind of fault that this request meets, or ''."""
@@ -137,7 +161,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.note(0)
             self.drop()
             return
-        body = self.read_body()
+        try:
+            body = self.read_body()
+        except ConnectionResetError:
+            self.note(0)
+            self.drop()
+            return
         try:
             if self.fault.isdigit():
                 wait = {"Retry-After": "1"} if self.fault == "429" else {}
@@ -158,10 +187,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def read_body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            return self.hub.receive(self.rfile, int(self.headers.get("Content-Length") or 0))
         body = b""
         while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
+            body += self.hub.receive(self.rfile, size)
             self.rfile.readline()
         self.rfile.readline()
         return body
