@@ -38,7 +38,7 @@ from dataset_builder.words import words
 FEATURES = Features({name: Value("string") for name in COLUMNS})
 TASK_FEATURES = Features({name: Value("int64" if name == "num_examples" else "string") for name in TASK_COLUMNS})
 PROVENANCE = "provenance.yaml"
-"""File in the dataset folder; no JSON, because it is no part of the data, whose digest names their state."""
+"""File in the run folder: digest of the journal that the dataset was made from, and what its replies took."""
 REJECTED_COLUMNS = ("id", "subgroup", "reason", "detail", "task", "prompt", "attributes", "model", "reply")
 REJECTED_FEATURES = Features({name: Value("string") for name in REJECTED_COLUMNS})
 
@@ -96,7 +96,7 @@ def _finish(plan: PlanArguments, arguments: CurationArguments, curation: _Curati
     folder = work / "dataset"
     recipe = plan.settings() | {"num_examples": plan.num_examples} | arguments.settings()
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    _write_provenance(folder, curation)
+    _write_provenance(work / PROVENANCE, curation)
     card = dataset_card(folder, composition, curation.num_tasks, recipe, arguments, run)
     (folder / "README.md").write_text(card, encoding="utf-8")
     overlaps = run / "contamination.md"
@@ -105,6 +105,7 @@ def _finish(plan: PlanArguments, arguments: CurationArguments, curation: _Curati
     overlaps.unlink(missing_ok=True)  # it may tell of an earlier curation
     for name in ("rejected", "dataset"):
         replace_folder(run / name, work / name)
+    (work / PROVENANCE).replace(run / PROVENANCE)
     if curation.test_sets is not None:
         (work / overlaps.name).replace(overlaps)
         print(f"curate: overlaps with test sets are in {overlaps}", file=sys.stderr)
@@ -120,8 +121,11 @@ def _finish(plan: PlanArguments, arguments: CurationArguments, curation: _Curati
     return text
 
 
-def _write_provenance(folder: Path, curation: _Curation) -> None:
-    """Write which replies the dataset was made from, and what they took; model cards take it from there."""
+def _write_provenance(path: Path, curation: _Curation) -> None:
+    """Write which replies the dataset was made from, and what all of them took; model cards take it from there.
+
+    It is no part of the dataset folder, which does not depend on how, and at what cost, its replies came.
+    """
     spent = curation.journal.spent()
     provenance = {
         "journal_sha256": curation.journal.digest(),
@@ -132,7 +136,7 @@ def _write_provenance(folder: Path, curation: _Curation) -> None:
         "models": dict(sorted(curation.composition.models.items())),
         "embedsmith": version("embedsmith"),
     }
-    (folder / PROVENANCE).write_text(yaml.safe_dump(provenance, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump(provenance, sort_keys=False), encoding="utf-8")
 
 
 def push_dataset(plan: PlanArguments, arguments: DatasetHubArguments) -> str:

@@ -150,9 +150,10 @@ def _reference(name: str) -> Candidate:
         return Candidate(
             BM25, "BM25", BM25, str(meta.revision), False, meta.load_model, is_registered=True, types=BM25_TYPES
         )
-    if not Path(name).is_dir() and name != PACKAGED and (meta := _registered(name)):
+    known = None if Path(name).is_dir() or name == PACKAGED else _registered(name)
+    if known is not None:
         label = name.rsplit("/", maxsplit=1)[-1]
-        return Candidate(name, label, name, str(meta.revision), False, meta.load_model, is_registered=True)
+        return Candidate(name, label, name, str(known.revision), False, known.load_model, is_registered=True)
     base = resolve_base_model(name)
     if not _is_sentence_transformer(base):
         raise InputError(

@@ -176,7 +176,9 @@ def model_card(data: ModelCardData, values: dict[str, Any], existing: str | None
             f"The YAML at the top of {path} cannot be read ({reason}); put it right, or move the file away to have it written "
             "anew."
         ) from None
-    theirs.data = ModelCardData(**theirs.data.to_dict() | data.to_dict(), ignore_metadata_errors=True)
+    old: Any = theirs.data
+    ours: Any = data
+    theirs.data = ModelCardData(**old.to_dict() | ours.to_dict(), ignore_metadata_errors=True)
     theirs.text = merged(theirs.text, fresh.text, path)
     return str(theirs).rstrip() + "\n"
 

@@ -54,7 +54,7 @@ def plain_encoder(model: TokenBatches, meta: ModelMeta) -> SentenceTransformerEn
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         encoder = SentenceTransformerEncoderWrapper(model.model)
-    encoder.model = model  # type: ignore[assignment]  # it encodes, which is all that is asked of it
+    encoder.model = model  # it encodes, which is all that is asked of it
     encoder.mteb_model_meta = meta
     return encoder
 

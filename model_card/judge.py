@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,7 +127,9 @@ class Judge:
         encoder = self._encoder(task)
         if isinstance(task, HeldOutTask):
             task.has_instructions = encoder is not self._load()[0]
-        with warnings.catch_warnings():
+        # bm25s shows a bar of its own for each step, whatever it is told
+        quiet = redirect_stderr(io.StringIO()) if self._load()[1] is None else nullcontext()
+        with quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of mteb's own code, which a user can do nothing about
             logging.getLogger("mteb").setLevel(logging.ERROR)
             result = mteb.evaluate(

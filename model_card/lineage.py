@@ -24,9 +24,9 @@ def training_data(run_dir: Path, record: dict[str, Any]) -> Path | None:
 
 
 def read_provenance(folder: Path | None) -> dict[str, Any]:
-    """Return what `embedsmith curate` wrote about the replies; empty if there is none."""
+    """Return what `embedsmith curate` wrote, beside the dataset folder, about the replies; empty if there is none."""
     try:
-        found = yaml.safe_load((folder / PROVENANCE).read_text(encoding="utf-8")) if folder else {}
+        found = yaml.safe_load((folder.parent / PROVENANCE).read_text(encoding="utf-8")) if folder else {}
     except (OSError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -55,7 +55,7 @@ def lineage(
     base, data, provenance = record["base_model"], record["dataset"], read_provenance(folder)
     rows = []
     if provenance.get("journal_sha256"):
-        rows.append(("replies of the LLM", f"journal with SHA-256 `{provenance['journal_sha256']}`"))
+        rows.append(("replies of the LLM", f"journal whose replies have the SHA-256 `{provenance['journal_sha256']}`"))
     if folder and (folder / RECIPE).is_file():
         digest = hashlib.sha256((folder / RECIPE).read_bytes()).hexdigest()
         rows.append(("recipe of the dataset", f"`{RECIPE}` of the dataset, SHA-256 `{digest}`"))

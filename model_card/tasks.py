@@ -169,7 +169,8 @@ def num_queries(task: Any) -> dict[str, int]:
 def num_characters(task: Any) -> float:
     """Return about how many characters a task has to be encoded, from mteb's statistics of it; for the ETA alone."""
     if isinstance(task, HeldOutTask):
-        groups = task.rows.values() if isinstance(task, HeldOutRetrieval) else [task.rows]
+        held: Any = task
+        groups = held.rows.values() if isinstance(task, HeldOutRetrieval) else [held.rows]
         return sum(len(text or "") for rows in groups for name in ("query", "positive") for text in rows[name])
     stats = task.metadata.descriptive_stats or {}
     splits = [stats[split] for split in task.eval_splits if isinstance(stats.get(split), dict)]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import transformers
 from sentence_transformers.util import semantic_search
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
+from sklearn.decomposition import PCA  # type: ignore[import-untyped]
+from sklearn.manifold import TSNE  # type: ignore[import-untyped]
 
 from dataset_builder.errors import InputError
 from dataset_builder.languages import LANGUAGES
@@ -108,7 +108,7 @@ def _lines(path: Path) -> Iterator[Text]:
 def _documents(arguments: EvaluationArguments) -> Iterator[Text]:
     for subgroup in dataset_subgroups(arguments.dataset, arguments.dataset_revision):
         for split in ("train", "test"):
-            rows = load_split(arguments.dataset, split, subgroup=subgroup, revision=arguments.dataset_revision)
+            rows: Any = load_split(arguments.dataset, split, subgroup=subgroup, revision=arguments.dataset_revision)
             for row in rows if rows is not None else ():
                 for text in (row["positive"], *negatives_of(row)):
                     if text:

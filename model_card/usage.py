@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from dataset_builder.schema import instruct
 from model_card.batches import TokenBatches
 from trainer.export import INSTRUCTIONS
@@ -20,7 +18,6 @@ def printed(model: TokenBatches) -> dict[str, str]:
     texts = [instruct(INSTRUCTIONS["query"], QUERY), *DOCUMENTS]
     # (1 + documents, dim), unit length
     vectors = model.encode(texts, prompt="", convert_to_tensor=True, normalize_embeddings=True).float().cpu()
-    torch.set_printoptions(profile="default")
     return {
         "sentence_transformers": str(vectors[:1] @ vectors[1:].T),
         "transformers": str(vectors[:2] @ vectors[:2].T),

@@ -105,7 +105,7 @@ class Hub:
         with self.store.lock:
             self._cut_at = self.num_received + num_bytes
 
-    def receive(self, file: BinaryIO, length: int) -> bytes:
+    def receive(self, file: io.BufferedIOBase, length: int) -> bytes:
         """Read `length` bytes of a request's body.
 
         Raises:

@@ -92,7 +92,8 @@ def test_instructions_stand_before_queries_and_before_both_sides_of_symmetric_ta
     encoder = TaskInstructEncoder(model, meta, read_instructions(None))
     for name, kind in (("SciFact", "query"), ("SciFact", "document"), ("STS12", None)):
         task = mteb.get_task(name)
-        rows = torch.utils.data.DataLoader(_Texts(["a"]), collate_fn=lambda batch: {"text": batch})
+        texts: Any = _Texts(["a"])
+        rows: Any = torch.utils.data.DataLoader(texts, collate_fn=lambda batch: {"text": batch})
         encoder.encode(
             rows,
             task_metadata=task.metadata,
@@ -131,7 +132,7 @@ def test_another_instruction_is_another_result(judged: Path, tmp_path: Path) -> 
 
 
 def _score(evaluation: Any, task: str, key: str) -> float:
-    return next(score.values[key] for score in evaluation.scores if score.task == task and score.subset is None)
+    return float(next(score.values[key] for score in evaluation.scores if score.task == task and score.subset is None))
 
 
 def test_a_model_with_other_weights_is_not_given_the_scores_of_this_one(judged: Path) -> None:

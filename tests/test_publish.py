@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -104,7 +105,7 @@ def test_a_status_at_any_step_leaves_the_old_state_or_the_new(
 def test_a_rival_commit_in_between_is_replaced_whole(hub: Hub, old: Path, new: Path, name: str) -> None:
     push(old, name)
     rival = HfApi()
-    original = HfApi.create_commit
+    original: Any = HfApi.create_commit
     calls: list[int] = []
 
     class Late(HfApi):
@@ -113,7 +114,7 @@ def test_a_rival_commit_in_between_is_replaced_whole(hub: Hub, old: Path, new: P
                 calls.append(1)
                 operation = CommitOperationAdd("rival.txt", b"first")
                 original(rival, name, [operation], commit_message="Rival")
-            return original(self, *args, **kwargs)  # type: ignore[arg-type]
+            return original(self, *args, **kwargs)
 
     url = publish(new, name, "model", HubArguments(), message="Test", api=Late())
     assert state(name, old, new) == 1

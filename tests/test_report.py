@@ -96,7 +96,7 @@ def test_gold_files(tmp_path: Path, name: str) -> None:
 def test_the_yaml_is_read_by_the_hubs_own_classes(judged_once: Path) -> None:
     card = ModelCard.load(judged_once / "model" / "README.md")
     assert card.data.library_name == "sentence-transformers"
-    assert card.data.base_model_relation == "finetune"  # type: ignore[attr-defined]
+    assert card.data.base_model_relation == "finetune"
     results = card.data.eval_results or []
     names = {result.dataset_name: result.metric_value for result in results if not result.dataset_config}
     evaluation = read_evaluation(judged_once)

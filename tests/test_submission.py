@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import mteb
+import numpy as np
 import pytest
+from huggingface_hub import HfApi
 from mteb.cache import ResultCache
 from mteb.models.model_implementations import MODEL_REGISTRY
+from sentence_transformers import SentenceTransformer
 
 from model_card.scores import read_evaluation
 from model_card.submission import load_meta, meta_problems, results_problems
@@ -21,12 +26,18 @@ MODEL = "acme/Toy-Model.v1"
 
 
 @pytest.fixture(scope="module")
-def submitted(judged_once: Path) -> Path:
+def run(judged_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the run, which the push changes."""
+    return Path(shutil.copytree(judged_once, tmp_path_factory.mktemp("submitted") / "run"))
+
+
+@pytest.fixture(scope="module")
+def submitted(run: Path) -> Path:
     """Push and submit; return the submission folder."""
-    where = ("--output_dir", judged_once, "--hub_model_id", MODEL)
+    where = ("--output_dir", run, "--hub_model_id", MODEL)
     assert embedsmith("push-model", *where) == 0
     assert embedsmith("submit", *where, "--training_code_url", "https://example.org/code") == 0
-    return judged_once / "submission"
+    return run / "submission"
 
 
 def module(submitted: Path) -> Path:
@@ -45,20 +56,43 @@ def test_mteb_knows_the_model_after_the_import(submitted: Path) -> None:
     assert meta_problems(meta) == []
 
 
-def test_mteb_loads_the_results(submitted: Path, judged_once: Path) -> None:
+def test_mteb_loads_the_results(submitted: Path, run: Path) -> None:
     meta = load_meta(module(submitted), MODEL)
     found = ResultCache(submitted).load_results(models=[MODEL], tasks=["STS12", "MBPPRetrieval"], include_remote=False)
     scores = {result.task_name: result.get_score() for result in found.model_results[0].task_results}
-    expected = {s.task: s.values["trained"] for s in read_evaluation(judged_once).of(held_out=False) if not s.subset}
+    expected = {s.task: s.values["trained"] for s in read_evaluation(run).of(held_out=False) if not s.subset}
     assert scores == {name: pytest.approx(expected[name]) for name in ("STS12", "MBPPRetrieval")}
     assert found.model_results[0].model_revision == meta.revision
 
 
-def test_the_published_model_gets_the_submitted_score(submitted: Path, judged_once: Path) -> None:
+def test_the_published_model_gets_the_submitted_score(submitted: Path, run: Path) -> None:
     meta = load_meta(module(submitted), MODEL)
     result = mteb.evaluate(meta, mteb.get_task("STS12"), cache=None, show_progress_bar=False).task_results[0]
-    expected = next(s.values["trained"] for s in read_evaluation(judged_once).scores if s.task == "STS12")
+    expected = next(s.values["trained"] for s in read_evaluation(run).scores if s.task == "STS12")
     assert result.get_score() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_published_model_gives_the_vectors_of_the_judged_one(submitted: Path, run: Path) -> None:
+    sha = str(HfApi().model_info(MODEL).sha)
+    published = SentenceTransformer(MODEL, revision=sha)
+    local = SentenceTransformer(str(run / "model"))
+    texts = [f"Text number {i} is about {'words ' * (i % 30)}" for i in range(100)]
+    assert set(published.prompts) == set(local.prompts)
+    for name in published.prompts:
+        difference = published.encode(texts, prompt_name=name) - local.encode(texts, prompt_name=name)
+        assert np.abs(difference).max() < 1e-6, name
+
+
+def test_mteb_finds_name_and_commit_of_the_model_by_itself(submitted: Path) -> None:
+    known = MODEL_REGISTRY.pop(MODEL, None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of mteb's own code
+            meta = mteb.get_model(MODEL).mteb_model_meta
+    finally:
+        if known is not None:
+            MODEL_REGISTRY[MODEL] = known
+    assert (meta.name, meta.revision) == (MODEL, HfApi().model_info(MODEL).sha)
 
 
 def test_nothing_but_mtebs_own_tasks_is_submitted(submitted: Path) -> None:
@@ -89,13 +123,11 @@ def test_the_mock_tasks_of_mteb_pass(submitted: Path) -> None:
     assert all("✓" in line for line in passed)
 
 
-def test_nothing_of_this_machine_is_in_it(submitted: Path, judged_once: Path) -> None:
+def test_nothing_of_this_machine_is_in_it(submitted: Path, run: Path) -> None:
     for path in submitted.rglob("*"):
         if path.is_file():
             text = path.read_text()
-            assert not [word for word in (str(judged_once), str(Path.home()), "hf_writer", "local/") if word in text], (
-                path
-            )
+            assert not [word for word in (str(run), str(Path.home()), "hf_writer", "local/") if word in text], path
 
 
 def test_results_that_mteb_would_refuse_are_told(submitted: Path) -> None:
@@ -126,9 +158,9 @@ def test_results_that_mteb_would_refuse_are_told(submitted: Path) -> None:
     ],
 )
 def test_bad_input_is_one_sentence(
-    submitted: Path, judged_once: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], message: str
+    submitted: Path, run: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], message: str
 ) -> None:
-    assert embedsmith("submit", "--output_dir", judged_once, *flags) == 2
+    assert embedsmith("submit", "--output_dir", run, *flags) == 2
     assert message in capsys.readouterr().err
     assert module(submitted).is_file()
 
