@@ -22,7 +22,7 @@ from typing import Any, get_type_hints
 from dataset_builder.errors import EmbedsmithError, InputError, suggestion
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
-RECIPES = sorted(path.name for path in RECIPES_DIR.iterdir() if path.is_dir())
+RECIPES = sorted({path.parent.name for path in RECIPES_DIR.glob("*/*.yaml")} - {"accelerate"})
 
 
 STAGES = {

@@ -33,7 +33,7 @@ from trainer.base_model import PACKAGED, resolve_base_model
 from trainer.eos import ensure_eos
 
 PARAGRAPHS = Path(__file__).parent.parent / "tests" / "paragraphs.tsv"
-MIXES = {"short": (3, 20, 2000), "mixed": (3, 250, 600), "long": (120, 250, 250)}
+MIXES = {"short": (3, 20, 1000), "mixed": (3, 250, 300), "long": (120, 250, 120)}
 """{kind: (fewest words, most words, number of texts)}; `mixed` has the logarithm of the length even between the two."""
 
 
@@ -50,14 +50,14 @@ def texts(kind: str) -> list[str]:
 
 
 def decoder() -> SentenceTransformer:
-    """Return a random Qwen3 of 60 million parameters with EOS pooling, as `embedsmith train` exports them."""
+    """Return a random Qwen3 of 30 million parameters with EOS pooling, as `embedsmith train` exports them."""
     torch.manual_seed(0)
     tokenizer = ensure_eos(AutoTokenizer.from_pretrained(resolve_base_model(PACKAGED).path))
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=512,
         intermediate_size=1536,
-        num_hidden_layers=8,
+        num_hidden_layers=4,
         num_attention_heads=8,
         num_key_value_heads=4,
         head_dim=64,
@@ -95,7 +95,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     models = {
         "all-MiniLM-L6-v2": SentenceTransformer(resolve_base_model(PACKAGED).path),
-        "a decoder of 60 M": decoder(),
+        "a decoder of 30 M": decoder(),
     }
     print("| model | texts | `encode`, 32 texts | `encode`, 128 texts | `evaluate` | against the better |")
     print("|---|---|---:|---:|---:|---:|")

@@ -76,7 +76,11 @@ def test_public_functions_are_documented() -> None:
                 assert ast.get_docstring(node), f"{path}: {node.name}"
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES_DIR.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for path in RECIPES_DIR.glob("*/*.yaml") if path.parent.name != "accelerate"),
+    ids=lambda p: f"{p.parent.name}/{p.name}",
+)
 def test_recipes_parse(path: Path) -> None:
     verb = next(name for name, verb in VERBS.items() if verb.stage == path.stem)
     types = VERBS[verb].types

@@ -95,6 +95,18 @@ def test_mteb_finds_name_and_commit_of_the_model_by_itself(submitted: Path) -> N
     assert (meta.name, meta.revision) == (MODEL, HfApi().model_info(MODEL).sha)
 
 
+def test_the_published_model_can_be_judged_and_submitted_from_the_hub(submitted: Path, run: Path, tmp_path: Path) -> None:
+    where = ("--output_dir", tmp_path, "--model_name_or_path", MODEL)
+    assert embedsmith("evaluate", *where, "--no_held_out", "--tasks", "STS12") == 0
+    sha = HfApi().model_info(MODEL).sha
+    assert (tmp_path / "results" / "acme__Toy-Model.v1" / str(sha) / "STS12.json").is_file()
+    ours = {s.task: s.values["trained"] for s in read_evaluation(run).scores}
+    theirs = {s.task: s.values["trained"] for s in read_evaluation(tmp_path).scores}
+    assert theirs == {"STS12": pytest.approx(ours["STS12"], abs=1e-6)}
+    assert embedsmith("submit", *where, "--hub_model_id", MODEL) == 0
+    assert list((tmp_path / "submission" / "results").rglob("STS12.json"))
+
+
 def test_nothing_but_mtebs_own_tasks_is_submitted(submitted: Path) -> None:
     folder = next((submitted / "results").glob("acme__Toy-Model.v1/*"))
     names = {path.name for path in folder.iterdir()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from accelerate.utils import DistributedType, extract_model_from_parallel
 from peft import get_peft_model, prepare_model_for_kbit_training
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase, Trainer
 from trl.trainer.utils import get_peft_config, get_quantization_config
 
 from dataset_builder.errors import InputError
@@ -46,6 +48,30 @@ def load_model(base: BaseModel, config: EmbeddingModelConfig, args: ContrastiveT
         return get_peft_model(model, peft_config)
     except ValueError as error:
         raise InputError(f"The LoRA settings do not fit {base.name}: {' '.join(str(error).split())}") from None
+
+
+def whole_model(trainer: Trainer, load: Callable[[], Any]) -> Any:
+    """Return the trained model, whole; None in all processes but the first.
+
+    Where the weights are sharded (FSDP, ZeRO-3) all processes must call this: the shards are gathered on the first one's CPU
+    and put into a model loaded anew, because the sharded one computes only with the others.
+
+    Args:
+        trainer: after its training.
+        load: returns the model as it was before the training.
+    """
+    accelerator = trainer.accelerator
+    is_sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    # under mixed precision accelerate leaves its autocast on the forward; the exported model has none
+    if not is_sharded:
+        whole = extract_model_from_parallel(trainer.model, keep_fp32_wrapper=False)
+        return None if trainer.args.process_index else whole
+    weights = accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.args.process_index:
+        return None
+    whole = load()
+    whole.load_state_dict(weights)
+    return whole
 
 
 def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:

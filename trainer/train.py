@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
 
@@ -27,7 +26,7 @@ from trainer.contrastive import ContrastiveTrainer
 from trainer.curves import CURVES, training_curves
 from trainer.data import load_examples
 from trainer.export import export_model
-from trainer.loading import load_model, load_tokenizer
+from trainer.loading import load_model, load_tokenizer, whole_model
 from trainer.record import RECORD, dataset_identity, outcome, settings
 from trainer.watch import ProgressLine, Watch
 
@@ -76,9 +75,9 @@ def train(data: DataArguments, model_config: EmbeddingModelConfig, args: Contras
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     seconds = time.monotonic() - started
-    # under mixed precision accelerate leaves its autocast on the forward; the exported model has none
-    model = extract_model_from_parallel(trainer.model, keep_fp32_wrapper=False)
-    if args.process_index:
+    model = whole_model(trainer, lambda: load_model(base, model_config, args))
+    if model is None:
+        _part(trainer)
         return None
     with _replacing(folder) as partial:
         probes = _probes(examples)
@@ -88,7 +87,15 @@ def train(data: DataArguments, model_config: EmbeddingModelConfig, args: Contras
         record |= outcome(trainer, seconds)
         (partial / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (partial / CURVES).write_bytes(training_curves(record["log_history"]))
+    _part(trainer)
     return f"{folder}: {trainer.state.global_step:,} steps on {len(examples):,} examples in {duration(seconds)}"
+
+
+def _part(trainer: ContrastiveTrainer) -> None:
+    """Let several processes end together: one that leaves while the first still writes would take it down."""
+    if trainer.args.world_size > 1:
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
 
 
 @contextmanager
