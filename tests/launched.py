@@ -39,7 +39,7 @@ def use_fsdp2() -> None:
                 state_dict_type="SHARDED_STATE_DICT",
             )
 
-    AcceleratorState.__init__ = init  # type: ignore[method-assign]
+    AcceleratorState.__init__ = init
 
 
 class Gradients(TrainerCallback):

@@ -95,7 +95,9 @@ def test_mteb_finds_name_and_commit_of_the_model_by_itself(submitted: Path) -> N
     assert (meta.name, meta.revision) == (MODEL, HfApi().model_info(MODEL).sha)
 
 
-def test_the_published_model_can_be_judged_and_submitted_from_the_hub(submitted: Path, run: Path, tmp_path: Path) -> None:
+def test_the_published_model_can_be_judged_and_submitted_from_the_hub(
+    submitted: Path, run: Path, tmp_path: Path
+) -> None:
     where = ("--output_dir", tmp_path, "--model_name_or_path", MODEL)
     assert embedsmith("evaluate", *where, "--no_held_out", "--tasks", "STS12") == 0
     sha = HfApi().model_info(MODEL).sha
