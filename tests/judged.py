@@ -16,6 +16,7 @@ def judged_run(hub: Hub, folder: Path) -> Path:
     put_toys(hub, folder / "toys")
     run = folder / "run"
     demo = ("--config", "demo", "--output_dir", run)
+    few = (*demo, "--num_examples", 72)  # encoding the held-out ones takes most of the time
     short = (
         "--max_seq_length",
         64,
@@ -30,9 +31,9 @@ def judged_run(hub: Hub, folder: Path) -> Path:
     )
     where = ("--output_dir", run)
     for verb in (
-        ("brainstorm", *demo),
-        ("generate", *demo),
-        ("curate", *demo),
+        ("brainstorm", *few),
+        ("generate", *few),
+        ("curate", *few),
         ("train", *demo, *short),
         ("evaluate", *where, *EVALUATE, "--reference_models", "bm25"),
         ("report", *where, "--model_title", "Toy"),
