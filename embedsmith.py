@@ -203,6 +203,7 @@ What was made in {folder}, in {seconds:.0f} s:
 {table}
 
 This is {num_examples} training examples on two cores; it shows that everything works, not how good a model gets. Go on with:
+  embedsmith try --output_dir {folder}                type a query, see the nearest texts; --html draws a map of them
   embedsmith generate --help                          your own LLM: --llm live --base_url ... --llm_model ...
   embedsmith train --help                             your own base model: --model_name_or_path ...
   embedsmith push-dataset --config demo --hub_dataset_id NAME/DATASET --dry_run

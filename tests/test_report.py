@@ -17,8 +17,9 @@ import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, parse_eval_result_entries
 from mteb.cache import ResultCache
 
+from model_card import submission
 from model_card.card import card_data, context, model_card, render, repo_of, with_repo
-from model_card.config import EvaluationArguments
+from model_card.config import EvaluationArguments, ModelHubArguments
 from model_card.eval_results import eval_results_files
 from model_card.parts import parts
 from model_card.published import WELL_KNOWN, fetch_published, read_published
@@ -91,6 +92,26 @@ def test_gold_files(tmp_path: Path, name: str) -> None:
     if os.environ.get("EMBEDSMITH_UPDATE_GOLD"):
         (GOLD / name).write_text(text)
     assert text == (GOLD / name).read_text()
+
+
+def test_the_gold_file_of_the_submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        submission,
+        "model_facts",
+        lambda folder: {**FACTS, "num_embedding_parameters": 11_720_448, "num_bytes": 90 << 20},
+    )
+    instructions = tmp_path / "instructions.yaml"
+    instructions.write_text('STS12: Say "the same" in other words.\n')
+    arguments = EvaluationArguments(output_dir=str(tmp_path), task_instructions=str(instructions))
+    hub = ModelHubArguments(hub_model_id="My-Org/toy.v1")
+    values = submission._meta_values(arguments, hub, tmp_path, RECORD, "f" * 40, "2026-11-01")
+    text = render("model_meta.py.jinja", values)
+    if os.environ.get("EMBEDSMITH_UPDATE_GOLD"):
+        (GOLD / "model_meta.txt").write_text(text)
+    assert text == (GOLD / "model_meta.txt").read_text()
+    path = tmp_path / "toy_models.py"
+    path.write_text(text)
+    assert submission.load_meta(path, "My-Org/toy.v1").name == "My-Org/toy.v1"
 
 
 def test_the_yaml_is_read_by_the_hubs_own_classes(judged_once: Path) -> None:
