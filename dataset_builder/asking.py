@@ -31,6 +31,7 @@ from dataset_builder.progress import Progress
 from dataset_builder.read_ahead import read_ahead
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from dataset_builder.rendering import render
+from dataset_builder.scale_config import HERE, ScaleArguments
 from dataset_builder.schema import Step, Subgroup
 from dataset_builder.tasks import Tasks, read_tasks
 
@@ -45,16 +46,16 @@ def journal_path(plan: PlanArguments) -> Path:
     return plan.run_dir / "journal.sqlite"
 
 
-def brainstorm(plan: PlanArguments, llm: LLMArguments) -> str:
+def brainstorm(plan: PlanArguments, llm: LLMArguments, scale: ScaleArguments = HERE) -> str:
     """Ask for the tasks that the plan needs; return a sentence on what the journal holds now."""
     with Journal(journal_path(plan), plan.identity(), write=True) as journal:
         asking = _Asking("brainstorm", num_brainstorms(plan), llm, journal)
-        report = asking.ask(lambda: ((request, None) for request in brainstorm_requests(plan)))
+        report = asking.ask(lambda: ((request, None) for request in brainstorm_requests(plan)), scale)
         num_tasks = sum(len(tasks) for lists in read_tasks(plan, journal).lists.values() for tasks in lists)
     return f"{report}, {num_tasks:,} tasks"
 
 
-def generate(plan: PlanArguments, llm: LLMArguments) -> str:
+def generate(plan: PlanArguments, llm: LLMArguments, scale: ScaleArguments = HERE) -> str:
     """Ask for the examples, each conditioned on its task; return a sentence on what the journal holds now.
 
     Raises:
@@ -75,7 +76,7 @@ def generate(plan: PlanArguments, llm: LLMArguments) -> str:
                 file=sys.stderr,
             )
         asking = _Asking("generate", num_requests, llm, journal)
-        return asking.ask(lambda: _with_tasks(generate_requests(plan), tasks))
+        return asking.ask(lambda: _with_tasks(generate_requests(plan), tasks), scale)
 
 
 def _with_tasks(requests: Iterable[Request], tasks: Tasks) -> Iterator[Pending]:
@@ -96,11 +97,12 @@ class _Asking:
         again = llm.llm == "live" or llm.batch_out or llm.batch_in or llm.batch_submit
         self.max_attempts = llm.max_attempts if again else 1
 
-    def ask(self, planned: Callable[[], Iterator[Pending]]) -> str:
+    def ask(self, planned: Callable[[], Iterator[Pending]], scale: ScaleArguments) -> str:
         """Ask what is missing of the plan, in the way that the settings say; return a sentence on where it stands."""
         llm = self.llm
         if llm.retry_refused:
             self.journal.forget_failures()
+        scale.check(llm)
         self.progress = Progress(self.step, self.total, self.journal.tally(self.step, self.num_requests).usable)
         if llm.batch_out:
             files = write_batch(Path(llm.batch_out), self.step, _prompts(self._pending(planned())), llm)
@@ -118,6 +120,17 @@ class _Asking:
             path = Path(llm.recorded_replies) if llm.recorded_replies else DEFAULT_REPLIES
             self._check_recording(path, planned)
             self._ingest(planned, read_batch_output(path), "recorded")
+        elif scale.executor:
+            from dataset_builder.scale import ask_by_tasks
+
+            def commit(replies: Iterator[tuple[str, object]], source: str) -> None:
+                usable = self.journal.tally(self.step, self.num_requests).usable
+                self.progress = Progress(self.step, self.total, usable)  # of this, not of the asking
+                self._ingest(planned, replies, source)
+
+            folder = self.journal.path.parent / "scale" / self.step
+            if not ask_by_tasks(folder, llm, scale, lambda: self._pending(planned()), self.total, commit):
+                return "a Slurm job asks; run the same command again when it has ended"
         else:
             gc.freeze()  # what was imported stays: looking at it again and again takes a tenth of the time
             try:

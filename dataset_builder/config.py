@@ -12,6 +12,7 @@ from dataset_builder.languages import LANGUAGES, check_language
 from dataset_builder.llm_config import LLMArguments, parse_weights
 from dataset_builder.publish import HubArguments
 from dataset_builder.rendering import choices_digest
+from dataset_builder.scale_config import ScaleArguments
 from dataset_builder.schema import SUBGROUPS, Subgroup, check_subgroup
 
 
@@ -196,6 +197,7 @@ class BrowseArguments:
 DATASET_ARGUMENTS = (
     PlanArguments,
     LLMArguments,
+    ScaleArguments,
     CurationArguments,
     DatasetHubArguments,
     PreviewArguments,

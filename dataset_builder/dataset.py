@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from dataset_builder.parquet import ParquetShards, replace_folder
 from dataset_builder.plan import num_brainstorms, num_examples_by_subgroup
 from dataset_builder.progress import Steps, counts
 from dataset_builder.publish import publish_with_card
+from dataset_builder.scale_config import HERE, ScaleArguments
 from dataset_builder.schema import COLUMNS, TASK_COLUMNS, Step, Subgroup
 from dataset_builder.sifting import PIECE, Example, Piece, judged_pieces, sift
 from dataset_builder.tasks import Tasks, read_tasks
@@ -43,22 +46,28 @@ REJECTED_COLUMNS = ("id", "subgroup", "reason", "detail", "task", "prompt", "att
 REJECTED_FEATURES = Features({name: Value("string") for name in REJECTED_COLUMNS})
 
 
-def curate(plan: PlanArguments, arguments: CurationArguments) -> str:
+def curate(plan: PlanArguments, arguments: CurationArguments, scale: ScaleArguments = HERE) -> str:
     """Write `<output_dir>/dataset` and `<output_dir>/rejected` from the journal; return a sentence on what was kept.
 
-    Both folders appear whole or not at all.
+    Both folders appear whole or not at all. With an executor its tasks judge the replies; what depends on other replies,
+    and the writing, is done here, so that the same bytes come out.
 
     Raises:
         InputError: if there is no journal of this plan, or it has no replies, or a setting cannot be used.
         RunError: if no reply became an example.
     """
+    if scale.executor and journal_path(plan).is_file():
+        with Journal(journal_path(plan), plan.identity(), write=True):
+            pass  # leaves no -wal file behind, which the tasks could not read
     with Journal(journal_path(plan), plan.identity(), write=False) as journal, _alone(plan.run_dir):
         tasks, num_answered = read_tasks(plan, journal), journal.num_answered("generate")
         work = plan.run_dir / "curation.partial"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         try:
-            curation = _Curation(plan, arguments, journal, tasks, work)
+            curation = _Curation(plan, arguments, scale, journal, tasks, work)
+            if not curation.judge():
+                return "a Slurm job judges the replies; run the same command again when it has ended"
             curation.write()
             composition = curation.composition
             beyond = num_answered - composition.num_kept - composition.num_generated_rejected
@@ -161,20 +170,64 @@ class _Curation:
 
     plan: PlanArguments
     arguments: CurationArguments
+    scale: ScaleArguments
     journal: Journal
     tasks: Tasks
     work: Path
 
-    def write(self) -> None:
-        """Write all of them."""
+    def __post_init__(self) -> None:
         self.composition, self.num_tasks = Composition(), 0
+        self.num_requests = num_examples_by_subgroup(self.plan)
+        state = [self.plan.identity(), self.plan.num_examples, asdict(self.arguments), self.journal.spent().num_replies]
+        digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
+        self.judged = self.plan.run_dir / "scale" / f"curate-{digest}"
         self.test_sets: TestSets | None = None
+
+    def judge(self) -> bool:
+        """Prepare all that judging needs, and have the tasks of an executor judge; return whether that is over."""
         if self.arguments.consistency_model:
             load_model(self.arguments.consistency_model)  # what cannot be loaded is told before hours of work
         if self.arguments.contamination_tasks:
             self.test_sets = TestSets.of_tasks(self.arguments.contamination_tasks, self.arguments.contamination_ngram)
-            self.test_sets.save(self.work / "test_sets")
-        num_requests = num_examples_by_subgroup(self.plan)
+            self.test_sets.save(self._test_sets_path)
+        if not self.scale.executor:
+            return True
+        from dataset_builder.scale import judge_by_tasks
+
+        pieces = [piece for subgroup, num in self.num_requests.items() for piece in self._pieces(subgroup, num)]
+        return judge_by_tasks(pieces, self.judged, self.scale)
+
+    @property
+    def _test_sets_path(self) -> Path:
+        return (self.judged if self.scale.executor else self.work) / "test_sets"
+
+    def _pieces(self, subgroup: Subgroup, num: int) -> list[Piece]:
+        return [
+            Piece(
+                self.journal.path.absolute(),
+                self.plan.identity(),
+                subgroup,
+                start,
+                min(start + PIECE, num),
+                self.arguments,
+                self._test_sets_path.absolute() if self.test_sets is not None else None,
+                bool(self.scale.executor),
+            )
+            for start in range(0, num, PIECE)
+        ]
+
+    def _judged(self, subgroup: Subgroup, num: int) -> Generator[Judged, None, None]:
+        if not self.scale.executor:
+            return judged_pieces(self._pieces(subgroup, num), self.arguments.num_proc)
+        from dataset_builder.scale_blocks import read_judged
+
+        nums = [math.ceil(other / PIECE) for other in self.num_requests.values()]
+        first = sum(nums[: list(self.num_requests).index(subgroup)])
+        return read_judged(self.judged, range(first, first + math.ceil(num / PIECE)))
+
+    def write(self) -> None:
+        """Write all of them."""
+        num_requests = self.num_requests
         self.steps = Steps("curate", sum(num_requests.values()))
         kinds = self._kinds()
         self.composition.num_repeated_tasks = len(kinds)
@@ -189,24 +242,13 @@ class _Curation:
                 rejected.extend(superseded_rows(self._entries(step, nums, superseded=True)))  # type: ignore[arg-type]
         self._write_tasks()
         shutil.rmtree(self.work / "test_sets", ignore_errors=True)
+        shutil.rmtree(self.judged, ignore_errors=True)
 
     def _write_subgroup(self, subgroup: Subgroup, num: int, kinds: Mapping[str, str], rejected: ParquetShards) -> None:
-        pieces = [
-            Piece(
-                self.journal.path,
-                self.plan.identity(),
-                subgroup,
-                start,
-                min(start + PIECE, num),
-                self.arguments,
-                self.work / "test_sets" if self.test_sets is not None else None,
-            )
-            for start in range(0, num, PIECE)
-        ]
         folder = self.work / "dataset" / subgroup
         with ExitStack() as stack:
             writers = {s: stack.enter_context(ParquetShards(folder / s, FEATURES)) for s in ("train", "test")}
-            judged = stack.enter_context(closing(judged_pieces(pieces, self.arguments.num_proc)))
+            judged = stack.enter_context(closing(self._judged(subgroup, num)))
             for item in stack.enter_context(closing(sift(judged, subgroup, self.arguments, kinds, self.work))):
                 if isinstance(item, Judged):
                     self.composition.add_judged(item)

@@ -66,12 +66,12 @@ class Journal:
         InputError: if the file is missing (reading), in use (writing), no journal, or the journal of another plan.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any], *, write: bool) -> None:
+    def __init__(self, path: Path, identity: dict[str, Any], *, write: bool, is_immutable: bool = False) -> None:
         self.path = path
         self._mutex = threading.Lock()  # one transaction at a time on the one connection
         self._lock = lock_journal(path) if write else None
         try:
-            self._db, self._is_new = open_journal(path, identity, write=write)
+            self._db, self._is_new = open_journal(path, identity, write=write, is_immutable=is_immutable)
         except BaseException:
             self._release()
             raise

@@ -51,8 +51,16 @@ def lock_journal(path: Path) -> FileLock:
     return lock
 
 
-def open_journal(path: Path, identity: dict[str, Any], *, write: bool) -> tuple[sqlite3.Connection, bool]:
+def open_journal(
+    path: Path, identity: dict[str, Any], *, write: bool, is_immutable: bool = False
+) -> tuple[sqlite3.Connection, bool]:
     """Return the connection, and whether the journal is new.
+
+    Args:
+        path: of the file.
+        identity: of the plan that it must belong to.
+        write: whether to write.
+        is_immutable: read it without any lock, as a network disk needs it; nobody may write, or have left a -wal file.
 
     Raises:
         InputError: if the file is missing (reading), no journal, or the journal of another plan.
@@ -62,7 +70,10 @@ def open_journal(path: Path, identity: dict[str, Any], *, write: bool) -> tuple[
     is_new = not path.is_file() or path.stat().st_size == 0
     if is_new and not write:
         raise InputError(f"The journal {path} is empty; run `embedsmith brainstorm` and `generate` first.")
-    db = sqlite3.connect(path, check_same_thread=False)  # replies are committed in a thread of their own
+    name = f"{path.absolute().as_uri()}?immutable=1" if is_immutable else path
+    db = sqlite3.connect(
+        name, check_same_thread=False, uri=is_immutable
+    )  # replies are committed in a thread of their own
     try:
         if is_new or (write and _is_blank(db)):
             db.execute("PRAGMA journal_mode = WAL")

@@ -47,11 +47,12 @@ class Piece:
     stop: int
     arguments: CurationArguments
     test_sets: Path | None
+    is_elsewhere: bool = False  # perhaps on another machine, where nobody can wait for a writer of the journal
 
     def judge(self) -> Judged:
         """Judge them. Requests that were never planned count as unanswered."""
         test_sets = TestSets.load(self.test_sets) if self.test_sets else None
-        with Journal(self.journal, self.identity, write=False) as journal:
+        with Journal(self.journal, self.identity, write=False, is_immutable=self.is_elsewhere) as journal:
             entries = list(journal.entries("generate", self.subgroup, self.start, self.stop))
         judged = judge(entries, self.subgroup, self.arguments, test_sets)
         judged.num_unanswered += self.stop - self.start - len(entries)
@@ -98,16 +99,19 @@ def _processes(num_proc: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Let this process end when the one that started it is gone; by itself a pool's process would wait forever."""
-    parent = parent_process()
+def end_with(parent: Any) -> None:
+    """Let this process end when `parent`, the one that started it, is gone; by itself a pool's process would wait forever."""
 
     def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
+        parent.join()
+        os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := parent_process()) is not None:
+        end_with(parent)
 
 
 @contextmanager
