@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def ask_by_tasks(
     if is_over:
         commit(_answers(replies), "executor")
         if errors := sorted(replies.glob("*.error")):
-            raise RunError(f"{len(errors)} tasks ended early, the first one with: {errors[0].read_text('utf-8')}")
+            raise RunError(f"{len(errors)} task(s) ended early, the first one with: {errors[0].read_text('utf-8')}")
         if early:
             raise early
         shutil.rmtree(folder, ignore_errors=True)
@@ -164,8 +165,9 @@ def _run(pipeline: list[Any], folder: Path, num_tasks: int, scale: ScaleArgument
     _quiet()
     executor = _executor(pipeline, str(logs.absolute()), num_tasks, scale)
     try:
-        executor.run()
-    except (RuntimeError, ValueError, OSError) as error:
+        with _children_end_with_us():
+            executor.run()
+    except Exception as error:  # whatever a task raised
         incomplete = executor.get_incomplete_ranks()
         raise RunError(f"{len(incomplete)} of {num_tasks} tasks ended early ({error}); see {logs}/logs.") from None
     if scale.executor == "slurm":
@@ -188,7 +190,7 @@ def _executor(pipeline: list[Any], logs: str, num_tasks: int, scale: ScaleArgume
     settings: dict[str, Any] = {"pipeline": pipeline, "tasks": num_tasks, "logging_dir": logs}
     if scale.executor == "local":
         at_once = min(at_once, scale.num_tasks_at_once or os.cpu_count() or 1)
-        return Processes(**settings, workers=at_once)
+        return Processes(**settings, workers=at_once, start_method="spawn")  # with this environment, keys and all
     settings |= {
         "workers": at_once,
         "cpus_per_task": scale.cpus_per_task,
@@ -219,6 +221,31 @@ def _start_ray() -> None:
     if not ray.is_initialized():
         # the cluster that RAY_ADDRESS names or that runs on this machine, else a new one
         ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": _ENVIRONMENT})
+
+
+@contextlib.contextmanager
+def _children_end_with_us() -> Iterator[None]:
+    """Let processes forked meanwhile end when this one does, even if killed.
+
+    datatrove's local executor forks a helper that would live forever, and keep the journal locked: a lock is its
+    inheritors' too.
+    """
+    parent, is_on = os.getpid(), True
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    def watch() -> None:
+        if is_on and os.getppid() == parent:
+            threading.Thread(target=wait, daemon=True).start()
+
+    os.register_at_fork(after_in_child=watch)  # for good, so `is_on` switches it off
+    try:
+        yield
+    finally:
+        is_on = False
 
 
 def _quiet() -> None:

@@ -14,7 +14,7 @@ import os
 import pickle
 from collections import Counter
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -234,10 +234,11 @@ def flags_of(arguments: Iterable[str]) -> dict[str, Any]:
 
 
 class Processes(LocalPipelineExecutor):
-    """datatrove's processes on this machine, without their log lines on stderr; the log files have them."""
+    """datatrove's processes on this machine; what they print is in `stderr/` of the log folder, not on the terminal."""
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
-        return super()._run_for_rank(rank, local_rank + 1, node_rank)
+        with self.logging_dir.open(f"stderr/{rank:05d}.txt", "w") as file, redirect_stderr(file):
+            return super()._run_for_rank(rank, local_rank, node_rank)
 
 
 class Judge(PipelineStep):

@@ -75,3 +75,15 @@ def judged_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judged(judged_once: Path, tmp_path: Path) -> Path:
     """A copy of that run, to be changed at will."""
     return Path(shutil.copytree(judged_once, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def one_machine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What one machine makes of the recorded replies, for those to compare with who spread the work."""
+    from tests.runs import embedsmith
+    from tests.test_scale import SIZE, dataset
+
+    run = tmp_path_factory.mktemp("one")
+    for verb in ("brainstorm", "generate", "curate"):
+        assert embedsmith(verb, *SIZE, "--output_dir", run) == 0
+    return dataset(run)

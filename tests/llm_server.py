@@ -100,8 +100,9 @@ class LLMServer(ThreadingHTTPServer):
         latency_s: float = 0.0,
         limits: Polite | None = None,
         unknown_field: str = "",
+        port: int = 0,
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
         self.reply, self.rude, self.max_rude, self.seed = reply, rude or {}, max_rude, seed
         self.model, self.key, self.usage, self.formats, self.refuse = model, key, usage, formats, refuse
         self.retry_after_s, self.latency_s, self.limits = retry_after_s, latency_s, limits or Polite()
@@ -148,6 +149,12 @@ class LLMServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: LLMServer
+
+    def do_GET(self) -> None:
+        """Say that the model is there, whatever is asked."""
+        payload = json.dumps({"object": "list", "data": [{"id": self.server.model, "object": "model"}]}).encode()
+        self._headers(200, len(payload))
+        self.wfile.write(payload)
 
     def do_POST(self) -> None:
         server = self.server

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import stat
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-
-import psutil
-import pytest
 
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from tests.llm_server import LLMServer
@@ -36,18 +27,13 @@ def asks(server: LLMServer, run: Path, *more: str) -> list[str]:
 
 def dataset(run: Path) -> dict[str, str]:
     """The bytes of a run's dataset and rejected replies; the folder's own path stands in the card."""
-    files = {f"{name}/{file}": digest for name in ("dataset", "rejected") for file, digest in folder_bytes(run / name).items()}
+    files = {
+        f"{name}/{file}": digest
+        for name in ("dataset", "rejected")
+        for file, digest in folder_bytes(run / name).items()
+    }
     del files["dataset/README.md"]
     return files
-
-
-@pytest.fixture(scope="module")
-def one_machine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What one machine makes of the recorded replies."""
-    run = tmp_path_factory.mktemp("one")
-    for verb in ("brainstorm", "generate", "curate"):
-        assert embedsmith(verb, *SIZE, "--output_dir", run) == 0
-    return dataset(run)
 
 
 def test_processes_make_the_dataset_of_one(tmp_path: Path, one_machine: dict[str, str]) -> None:
@@ -78,10 +64,10 @@ def test_a_ray_worker_is_killed_on_the_way(tmp_path: Path, one_machine: dict[str
         twice = {id_ for id_, num in server.answered.items() if num > 1}
         assert len(server.answered) == 12 + 120
         assert len(twice) <= 2 * 4, "only what was in flight, or had just arrived, is paid twice"
-    assert dict_of_command("curate", tmp_path, by_tasks) == one_machine
+    assert curated_by("curate", tmp_path, by_tasks) == one_machine
 
 
-def dict_of_command(verb: str, run: Path, flags: list[str]) -> dict[str, str]:
+def curated_by(verb: str, run: Path, flags: list[str]) -> dict[str, str]:
     """Curate in a process of its own: Ray asks the network for the address of this machine, which tests do not allow."""
     with started(verb, *SIZE, "--output_dir", run, *flags) as process:
         _, told = process.communicate(timeout=120)

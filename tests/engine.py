@@ -1,0 +1,21 @@
+"""Plays vLLM: `python -m tests.engine --port N` serves the recorded replies there, once it says so."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # datatrove starts it as a script
+
+from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
+from tests.llm_server import LLMServer
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int)
+    recorded = {id_: str(body["choices"][0]["message"]["content"]) for id_, body in read_batch_output(DEFAULT_REPLIES)}
+    with LLMServer(lambda id_, _: recorded[id_], model="claude", port=parser.parse_args().port):
+        while True:
+            time.sleep(1)
