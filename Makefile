@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(BIN)/embedsmith demo
 
 test: .venv/installed
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """How long curation takes, and how much memory: `python benchmarks/curation.py --num_examples 100000 500000`.
 
-The replies are word salad in the demo corpus' 27 languages, of the lengths that the plan asks for (the paper's), so that every
+The replies are word salad in the demo corpus' languages, of the lengths that the plan asks for (the paper's), so that every
 check has its full work; one in a hundred repeats an earlier one, one in fifty is broken. Making the journal is not timed.
 Memory is the peak of the process and its children together, sampled every 0.2 s.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,12 +24,11 @@ from dataset_builder.outcome import Outcome, reply_outcome
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
 from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from dataset_builder.schema import FIXED_INSTRUCTIONS, example_reply
+from embedsmith import VERBS, parse
 
-LANGUAGES = ["en=17", *re.findall("..", "amarbndeelesfafrhehiiditjakakonlplptruswtathtrukvizh")]
 UNSPACED = ("ja", "th", "zh")
-DEMO = PlanArguments(
-    "unused", 192, languages=LANGUAGES, tasks_per_brainstorm=8, examples_per_task=1, num_words=[50, 100, 200]
-)
+DEMO: PlanArguments = parse("curate", VERBS["curate"].types, ["--config", "demo"])[0]
+UNSPACED = ("ja", "th", "zh")
 
 
 def vocabularies() -> dict[str, list[str]]:
@@ -99,7 +97,16 @@ def make_journal(plan: PlanArguments) -> None:
 
 def measure(plan: PlanArguments, num_proc: int | None) -> tuple[float, float, str]:
     """Return seconds, peak megabytes and the verb's own sentence."""
-    command = [sys.executable, "-m", "embedsmith", "curate", "--output_dir", plan.output_dir, "--languages", *LANGUAGES]
+    command = [
+        sys.executable,
+        "-m",
+        "embedsmith",
+        "curate",
+        "--output_dir",
+        plan.output_dir,
+        "--languages",
+        *DEMO.languages,
+    ]
     command += ["--num_examples", str(plan.num_examples), *(["--num_proc", str(num_proc)] if num_proc else [])]
     start, peak = time.monotonic(), 0
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -135,7 +142,7 @@ def main() -> None:
     rows = []
     for num_examples in arguments.num_examples:
         with tempfile.TemporaryDirectory() as folder:
-            plan = PlanArguments(folder, num_examples, languages=LANGUAGES)
+            plan = PlanArguments(folder, num_examples, languages=DEMO.languages)
             make_journal(plan)
             size = (plan.run_dir / "journal.sqlite").stat().st_size / 1e9
             seconds, megabytes, sentence = measure(plan, arguments.num_proc)

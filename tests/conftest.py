@@ -45,6 +45,15 @@ def _connect_here_only(self: socket.socket, address: Any) -> None:
     _connect(self, address)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (pytest-xdist), let those that share an expensive fixture run in the same one, longest first."""
+    for item in items:
+        is_judged = "judged_once" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("judged" if is_judged else item.path.stem))
+    items.sort(key=lambda item: "judged_once" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_network() -> Iterator[None]:
     """Let nothing but this machine be reached."""

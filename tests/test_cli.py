@@ -97,7 +97,7 @@ def test_a_recipe_is_a_saved_command_line(tmp_path: Path) -> None:
 
 def test_typed_flags_win_over_the_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert embedsmith("brainstorm", "--config", "demo", "--output_dir", tmp_path) == 0
-    assert "16 of 16" in capsys.readouterr().out
+    assert "32 of 32" in capsys.readouterr().out
     assert embedsmith("brainstorm", "--config", "demo", "--output_dir", tmp_path / "b", "--num_examples", 48) == 0
     assert "4 of 4" in capsys.readouterr().out
 
@@ -108,7 +108,7 @@ def test_a_longer_plan_keeps_what_is_there(capsys: pytest.CaptureFixture[str], t
     assert embedsmith("generate", *flags, "--num_examples", 48) == 0
     assert embedsmith("brainstorm", *flags) == 0
     assert embedsmith("generate", *flags) == 0
-    assert "generate 192/192" in capsys.readouterr().err
+    assert "generate 1,200/1,200" in capsys.readouterr().err
 
 
 def test_generate_needs_tasks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_recorded_file_that_lacks_a_reply_writes_nothing(capsys: pytest.Captur
     capsys.readouterr()
     error = fails(capsys, "generate", *flags)
     assert missing in error
-    assert "no reply to 1 of the 192 requests" in error
+    assert "no reply to 1 of the 1,200 requests" in error
     assert "no replies" in fails(capsys, "curate", *flags)
     assert not (tmp_path / "run" / "dataset").exists()
 

@@ -14,6 +14,8 @@ from tests.processes import alive, children, committed, started
 from tests.runs import embedsmith, folder_bytes
 
 RECORDED = {id_: str(body["choices"][0]["message"]["content"]) for id_, body in read_batch_output(DEFAULT_REPLIES)}
+NUM_EXAMPLES = 192
+DEMO = ["--config", "demo", "--num_examples", str(NUM_EXAMPLES)]
 RUDE = {"429": 0.1, "500": 0.1, "truncated": 0.1, "chatty": 0.1, "drop": 0.05, "cut": 0.05, "slow": 0.05}
 
 
@@ -47,21 +49,21 @@ MANY = [pytest.mark.slow, pytest.mark.timeout(900)]
 def test_kill_9_loses_nothing_and_pays_nothing_twice(tmp_path: Path, num_kills: int, num_workers: int) -> None:
     rng = random.Random(num_kills)
     with LLMServer(reply, rude=RUDE, model="claude", usage=False, latency_s=0.02) as server:
-        flags = ["--config", "demo", "--output_dir", str(tmp_path / "run"), "--llm", "live", "--llm_model", "claude"]
+        flags = [*DEMO, "--output_dir", str(tmp_path / "run"), "--llm", "live", "--llm_model", "claude"]
         flags += ["--base_url", server.base_url, "--max_concurrency", "24", "--num_workers", str(num_workers)]
         assert embedsmith("brainstorm", *flags) == 0
         num_killed = 0
         for _ in range(num_kills):
             kept = committed(tmp_path / "run" / "journal.sqlite")
             asked = {id_: server.asked[id_] for id_ in kept}
-            num_killed += generate_killed(server, flags, after=rng.randint(1, 2 * 192 // num_kills))
+            num_killed += generate_killed(server, flags, after=rng.randint(1, 2 * NUM_EXAMPLES // num_kills))
             assert kept <= committed(tmp_path / "run" / "journal.sqlite"), "a committed reply was lost"
             assert asked == {id_: server.asked[id_] for id_ in kept}, "a committed reply was asked for again"
         assert num_killed >= num_kills // 2
         assert embedsmith("generate", *flags) == 0
         assert embedsmith("curate", *flags) == 0
     for verb in ("brainstorm", "generate", "curate"):
-        assert embedsmith(verb, "--config", "demo", "--output_dir", tmp_path / "recorded") == 0
+        assert embedsmith(verb, *DEMO, "--output_dir", tmp_path / "recorded") == 0
     ours, theirs = folder_bytes(tmp_path / "run" / "dataset"), folder_bytes(tmp_path / "recorded" / "dataset")
     del ours["README.md"], theirs["README.md"]  # the folder's own path stands in its loading example
     assert ours == theirs

@@ -44,7 +44,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan, llm = demo_plan(tmp_path_factory.mktemp("runs") / "demo"), LLMArguments()
     brainstorm(plan, llm)
     generate(plan, llm)
-    assert curate(plan, SPLIT) == "192 examples kept, none rejected"
+    assert curate(plan, SPLIT) == "1,197 examples kept, 3 replies rejected (language 2, duplicate 1)"
     return plan.run_dir
 
 
@@ -70,7 +70,7 @@ def test_the_configs_of_the_demo(demo: Path) -> None:
 def test_a_subgroup_of_the_demo_loads(demo: Path, tmp_path: Path, subgroup: str) -> None:
     splits = loaded(demo / "dataset", subgroup, tmp_path)
     assert sorted(splits) == ["test", "train"]
-    assert sum(split.num_rows for split in splits.values()) == 32
+    assert sum(split.num_rows for split in splits.values()) == {"short-short": 198, "sts": 199}.get(subgroup, 200)
     for split in splits.values():
         assert tuple(split.column_names) == COLUMNS
         assert {feature.dtype for feature in split.features.values()} == {"string"}
@@ -82,7 +82,7 @@ def test_a_subgroup_of_the_demo_loads(demo: Path, tmp_path: Path, subgroup: str)
 
 def test_the_tasks_of_the_demo_load_and_fit_the_examples(demo: Path, tmp_path: Path) -> None:
     tasks = {row["task_id"]: row for row in loaded(demo / "dataset", "tasks", tmp_path)["train"]}
-    assert len(tasks) == 128
+    assert len(tasks) == 320
     assert all(tuple(row) == TASK_COLUMNS for row in tasks.values())
     seen = dict.fromkeys(tasks, 0)
     for subgroup in BRAINSTORMED:
@@ -226,7 +226,7 @@ def test_a_full_disk_leaves_nothing_half_written(demo: Path, tmp_path: Path, cur
     with full_disk(60_000), pytest.raises((OSError, RunError)):  # the first file that does not fit is in short-long
         curate(plan, CurationArguments(test_size=0, check_language=False))
     assert folder_bytes(dataset) == before
-    curate(plan, CurationArguments(test_size=0.25, check_language=False))
+    curate(plan, SPLIT)
     assert {path.name for path in plan.run_dir.iterdir()} >= {"dataset", "rejected"}
     assert not list(plan.run_dir.glob("*.partial"))
     assert folder_bytes(dataset).keys() == folder_bytes(demo / "dataset").keys()

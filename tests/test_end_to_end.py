@@ -27,7 +27,7 @@ DATASET, MODEL = "tester/demo-dataset", "tester/demo-model"
 
 def verbs(run: Path, base: Path) -> list[tuple[object, ...]]:
     where = ("--output_dir", run)
-    dataset = ("--config", "demo", *where)
+    dataset = ("--config", "demo", "--num_examples", 192, *where)
     tiny = ("--model_name_or_path", base, "--max_seq_length", 48, "--num_train_epochs", 1)
     return [
         ("brainstorm", *dataset),

@@ -24,7 +24,10 @@ from tests.replies import curate_entries
 
 NUM_REPLIES = 20_000
 DEMO = {
-    request.id: request for request in generate_requests(parse("curate", DATASET_ARGUMENTS, ["--config", "demo"])[0])
+    request.id: request
+    for request in generate_requests(
+        parse("curate", DATASET_ARGUMENTS, ["--config", "demo", "--num_examples", "192"])[0]
+    )
 }
 REPLIES = [
     (DEMO[id_], str(body["choices"][0]["message"]["content"]))

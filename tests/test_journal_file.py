@@ -223,4 +223,4 @@ def test_a_full_disk_is_told_in_one_sentence_and_loses_nothing(
     assert "cannot be written" in error
     assert "Traceback" not in error
     assert embedsmith("generate", *flags) == 0
-    assert "192 of 192 replies usable" in capsys.readouterr().out
+    assert "1,200 of 1,200 replies usable" in capsys.readouterr().out

@@ -62,7 +62,7 @@ def test_a_ray_worker_is_killed_on_the_way(tmp_path: Path, one_machine: dict[str
             _, told = process.communicate(timeout=120)
             assert process.returncode == 0, told
         twice = {id_ for id_, num in server.answered.items() if num > 1}
-        assert len(server.answered) == 12 + 120
+        assert len(server.answered) == 4 + 120
         assert len(twice) <= 2 * 4, "only what was in flight, or had just arrived, is paid twice"
     assert curated_by("curate", tmp_path, by_tasks) == one_machine
 

@@ -22,9 +22,9 @@ from dataset_builder.token_estimate import (
 )
 from embedsmith import RECIPES_DIR
 
-COUNTED = {"brainstorm": (2716, 2727), "generate": (111_944, 176_405)}
+COUNTED = {"brainstorm": (6836, 6870), "generate": (652_413, 1_013_164)}
 """Tokens of the recorded replies by step: o200k_base, cl100k_base."""
-COUNTED_PROMPTS = 2601  # tokens of the 16 brainstorm prompts, cl100k_base
+COUNTED_PROMPTS = 5475  # tokens of the 32 brainstorm prompts, cl100k_base
 
 
 def demo() -> Iterator[Request]:
