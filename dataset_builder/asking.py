@@ -10,12 +10,14 @@ import contextlib
 import gc
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from dataset_builder.batch_llm import write_batch
 from dataset_builder.completion import endpoint_of
 from dataset_builder.config import PlanArguments
+from dataset_builder.endpoint_check import EndpointCheck
 from dataset_builder.errors import InputError, RunError
 from dataset_builder.journal import Journal, Pending, chunks
 from dataset_builder.llm_config import LLMArguments
@@ -29,14 +31,12 @@ from dataset_builder.plan import (
 )
 from dataset_builder.progress import Progress
 from dataset_builder.read_ahead import read_ahead
-from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
+from dataset_builder.recorded_llm import DEFAULT_REPLIES, check_recording, read_batch_output
 from dataset_builder.rendering import render
 from dataset_builder.scale_config import HERE, ScaleArguments
 from dataset_builder.schema import Step, Subgroup
 from dataset_builder.tasks import Tasks, read_tasks
 
-_MAX_REFUSED = 20
-"""Refusals at the start of a run after which the settings, and not the requests, must be what the endpoint refuses."""
 _COMMIT_EVERY_S = 0.02
 """Replies that arrive within this time share a transaction; a commit waits for the disk, for some milliseconds."""
 
@@ -91,7 +91,7 @@ class _Asking:
         self.step: Step = step
         self.num_requests, self.llm, self.journal = num_requests, llm, journal
         self.total = sum(num_requests.values())
-        self.endpoints = llm.endpoints()
+        self.endpoints, self.check = llm.endpoints(), EndpointCheck(has_cost_limit=llm.max_cost_usd is not None)
         self.spent_usd: float = journal.spent().cost_usd or 0.0
         # a recording has one reply to a request: asking it again would only repeat it
         again = llm.llm == "live" or llm.batch_out or llm.batch_in or llm.batch_submit
@@ -103,6 +103,8 @@ class _Asking:
         if llm.retry_refused:
             self.journal.forget_failures()
         scale.check(llm)
+        if not self._collect(planned):
+            return "a Slurm job works on this run; run the same command again when it has ended"
         self.progress = Progress(self.step, self.total, self.journal.tally(self.step, self.num_requests).usable)
         if llm.batch_out:
             files = write_batch(Path(llm.batch_out), self.step, _prompts(self._pending(planned())), llm)
@@ -118,18 +120,10 @@ class _Asking:
             self._submit(planned)
         elif llm.llm == "recorded":
             path = Path(llm.recorded_replies) if llm.recorded_replies else DEFAULT_REPLIES
-            self._check_recording(path, planned)
+            check_recording(path, {request.id for request, _ in self._pending(planned())})
             self._ingest(planned, read_batch_output(path), "recorded")
         elif scale.executor:
-            from dataset_builder.scale import ask_by_tasks
-
-            def commit(replies: Iterator[tuple[str, object]], source: str) -> None:
-                usable = self.journal.tally(self.step, self.num_requests).usable
-                self.progress = Progress(self.step, self.total, usable)  # of this, not of the asking
-                self._ingest(planned, replies, source)
-
-            folder = self.journal.path.parent / "scale" / self.step
-            if not ask_by_tasks(folder, llm, scale, lambda: self._pending(planned()), self.total, commit):
+            if not self._by_tasks(planned, scale):
                 return "a Slurm job asks; run the same command again when it has ended"
         else:
             gc.freeze()  # what was imported stays: looking at it again and again takes a tenth of the time
@@ -145,16 +139,6 @@ class _Asking:
             self.journal.plan(chunk)
             yield from self.journal.pending([request.id for request, _ in chunk], self.max_attempts)
 
-    def _check_recording(self, path: Path, planned: Callable[[], Iterator[Pending]]) -> None:
-        missing = {request.id for request, _ in self._pending(planned())}
-        num_open = len(missing)
-        missing -= {custom_id for custom_id, _ in read_batch_output(path)} if missing else set()
-        if missing:
-            raise InputError(
-                f"{path} has no reply to {len(missing):,} of the {num_open:,} requests that are still open, among them "
-                f"'{min(missing)}'; record them too, lower --num_examples, or ask an endpoint with --llm live."
-            )
-
     def _ingest(
         self, planned: Callable[[], Iterator[Pending]], replies: Iterable[tuple[str, object]], source: str
     ) -> int:
@@ -162,7 +146,8 @@ class _Asking:
         num_open = sum(1 for _ in self._pending(planned())) if source == "batch_in" else 0
         num_found = num_new = 0
         for chunk in chunks(replies):
-            open_requests = {r.id: r for r, _ in self.journal.pending([id_ for id_, _ in chunk], self.max_attempts)}
+            most = sys.maxsize if source == "executor" else self.max_attempts  # those are paid, and nowhere else
+            open_requests = {r.id: r for r, _ in self.journal.pending([id_ for id_, _ in chunk], most)}
             outcomes: dict[Outcome, None] = {}  # the same reply twice is one reply
             for id_, answer in chunk:
                 if (request := open_requests.get(id_)) is None:
@@ -187,6 +172,33 @@ class _Asking:
                 f"'{next(self._pending(planned()))[0].id}'; give the result files of this plan's own batches."
             )
         return num_new
+
+    def _collect(self, planned: Callable[[], Iterator[Pending]]) -> bool:
+        """Commit what tasks of an executor were told, unless a Slurm job still asks."""
+        run = self.journal.path.parent
+        if not (run / "scale").is_dir():
+            return True
+        from dataset_builder.scale import collect
+
+        usable = self.journal.tally(self.step, self.num_requests).usable
+        self.progress = Progress(self.step, self.total, usable)  # of this, not of the asking
+        return collect(run, self.step, lambda replies: self._ingest(planned, replies, "executor"))
+
+    def _by_tasks(self, planned: Callable[[], Iterator[Pending]], scale: ScaleArguments) -> bool:
+        """Have tasks ask what is missing, within what is left to spend; return whether that is over."""
+        from dataset_builder.scale import ask_by_tasks
+
+        if self._is_over_budget():
+            return True
+        limit = self.llm.max_cost_usd
+        llm = replace(self.llm, max_cost_usd=None if limit is None else limit - self.spent_usd)
+        folder, pending = self.journal.path.parent / "scale" / self.step, self._pending(planned())
+        try:
+            is_over = ask_by_tasks(folder, llm, scale, pending, self.total, self.journal.num_attempts)
+        except RunError:
+            self._collect(planned)  # which knows better what went wrong
+            raise
+        return is_over and self._collect(planned)
 
     def _submit(self, planned: Callable[[], Iterator[Pending]]) -> None:
         """Take what submitted batches answered, then submit what is missing, as long as that brings something."""
@@ -228,7 +240,7 @@ class _Asking:
                 while outcomes := await llm.take():
                     num_unanswered += sum(outcome.body is None and outcome.refusal is None for outcome in outcomes)
                     await self._commit_aside(outcomes)
-                    self._check_endpoint(outcomes)
+                    self.check.check(outcomes)
                     await asyncio.sleep(_COMMIT_EVERY_S)
             finally:  # Ctrl-C or an error: what had arrived is kept
                 self._commit(llm.taken(), "live")
@@ -266,22 +278,6 @@ class _Asking:
     def _commit(self, outcomes: list[Outcome], source: str) -> None:
         if outcomes:
             self.journal.add_outcomes(outcomes, source, self._cost_usd)
-
-    def _check_endpoint(self, outcomes: list[Outcome]) -> None:
-        """Stop where going on would only burn money: refused settings, or a cost limit without token counts."""
-        refusals = [outcome.refusal for outcome in outcomes if outcome.refusal is not None]
-        if refusals and self.progress.unusable["refused"] >= _MAX_REFUSED and not self.progress.num_replies:
-            status, message = refusals[-1]
-            raise RunError(
-                f"The endpoint refused the first {_MAX_REFUSED} requests, the last one with HTTP {status}: {message}. "
-                "Change the setting that it does not take, and ask again with --retry_refused."
-            )
-        uncounted = any(o.body is not None and (o.prompt_tokens, o.completion_tokens) == (None, None) for o in outcomes)
-        if uncounted and self.llm.max_cost_usd is not None:
-            raise RunError(
-                "`max_cost_usd` is given but the endpoint reports no token counts, so the cost cannot be known; leave the "
-                "limit away, or set one at your provider."
-            )
 
     def _summary(self) -> str:
         tally, spent = self.journal.tally(self.step, self.num_requests), self.journal.spent()

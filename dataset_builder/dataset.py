@@ -56,10 +56,7 @@ def curate(plan: PlanArguments, arguments: CurationArguments, scale: ScaleArgume
         InputError: if there is no journal of this plan, or it has no replies, or a setting cannot be used.
         RunError: if no reply became an example.
     """
-    if scale.executor and journal_path(plan).is_file():
-        with Journal(journal_path(plan), plan.identity(), write=True):
-            pass  # leaves no -wal file behind, which the tasks could not read
-    with Journal(journal_path(plan), plan.identity(), write=False) as journal, _alone(plan.run_dir):
+    with _read_journal(plan, scale) as journal, _alone(plan.run_dir):
         tasks, num_answered = read_tasks(plan, journal), journal.num_answered("generate")
         work = plan.run_dir / "curation.partial"
         shutil.rmtree(work, ignore_errors=True)
@@ -71,9 +68,24 @@ def curate(plan: PlanArguments, arguments: CurationArguments, scale: ScaleArgume
             curation.write()
             composition = curation.composition
             beyond = num_answered - composition.num_kept - composition.num_generated_rejected
-            return _finish(plan, arguments, curation, work, max(beyond, 0))
+            text = _finish(plan, arguments, curation, work, max(beyond, 0))
+            for judged in (plan.run_dir / "scale").glob("curate-*"):
+                shutil.rmtree(judged, ignore_errors=True)
+            return text
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _read_journal(plan: PlanArguments, scale: ScaleArguments) -> Iterator[Journal]:
+    """The journal to read; with an executor, whole in its one file and kept from writers, as tasks elsewhere need it."""
+    path, identity = journal_path(plan), plan.identity()
+    if any(file.stat().st_size for file in (plan.run_dir / "scale" / "generate" / "replies").glob("*.jsonl")):
+        print("curate: tasks were told replies that are not in the journal; `generate` commits them", file=sys.stderr)
+    with ExitStack() as stack:
+        if scale.executor and path.is_file():
+            stack.enter_context(Journal(path, identity, write=True)).fold()
+        yield stack.enter_context(Journal(path, identity, write=False))
 
 
 @contextmanager
@@ -178,10 +190,13 @@ class _Curation:
     def __post_init__(self) -> None:
         self.composition, self.num_tasks = Composition(), 0
         self.num_requests = num_examples_by_subgroup(self.plan)
-        state = [self.plan.identity(), self.plan.num_examples, asdict(self.arguments), self.journal.spent().num_replies]
-        digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
-        self.judged = self.plan.run_dir / "scale" / f"curate-{digest}"
         self.test_sets: TestSets | None = None
+        self.judged = self.plan.run_dir / "scale" / "curate"
+        if self.scale.executor:  # what was judged before counts, if nothing has changed that judging depends on
+            identity, settings = self.plan.identity(), asdict(self.arguments)
+            state = [identity, self.plan.num_examples, settings, self.journal.digest(), version("embedsmith")]
+            digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
+            self.judged = self.judged.with_name(f"curate-{digest}")
 
     def judge(self) -> bool:
         """Prepare all that judging needs, and have the tasks of an executor judge; return whether that is over."""
@@ -189,7 +204,8 @@ class _Curation:
             load_model(self.arguments.consistency_model)  # what cannot be loaded is told before hours of work
         if self.arguments.contamination_tasks:
             self.test_sets = TestSets.of_tasks(self.arguments.contamination_tasks, self.arguments.contamination_ngram)
-            self.test_sets.save(self._test_sets_path)
+            if not self._test_sets_path.exists():  # tasks may be reading them
+                self.test_sets.save(self._test_sets_path)
         if not self.scale.executor:
             return True
         from dataset_builder.scale import judge_by_tasks
@@ -202,18 +218,11 @@ class _Curation:
         return (self.judged if self.scale.executor else self.work) / "test_sets"
 
     def _pieces(self, subgroup: Subgroup, num: int) -> list[Piece]:
+        test_sets = self._test_sets_path.absolute() if self.test_sets is not None else None
+        settings = self.arguments, test_sets, bool(self.scale.executor)
+        path, identity = self.journal.path.absolute(), self.plan.identity()
         return [
-            Piece(
-                self.journal.path.absolute(),
-                self.plan.identity(),
-                subgroup,
-                start,
-                min(start + PIECE, num),
-                self.arguments,
-                self._test_sets_path.absolute() if self.test_sets is not None else None,
-                bool(self.scale.executor),
-            )
-            for start in range(0, num, PIECE)
+            Piece(path, identity, subgroup, start, min(start + PIECE, num), *settings) for start in range(0, num, PIECE)
         ]
 
     def _judged(self, subgroup: Subgroup, num: int) -> Generator[Judged, None, None]:
@@ -242,7 +251,6 @@ class _Curation:
                 rejected.extend(superseded_rows(self._entries(step, nums, superseded=True)))  # type: ignore[arg-type]
         self._write_tasks()
         shutil.rmtree(self.work / "test_sets", ignore_errors=True)
-        shutil.rmtree(self.judged, ignore_errors=True)
 
     def _write_subgroup(self, subgroup: Subgroup, num: int, kinds: Mapping[str, str], rejected: ParquetShards) -> None:
         folder = self.work / "dataset" / subgroup

@@ -158,6 +158,19 @@ class Journal:
             self._rows("SELECT 1 FROM replies WHERE request_id = ? AND body = ?", (outcome.request_id, outcome.body))
         )
 
+    def fold(self) -> None:
+        """Fold the -wal file into the journal, so that it can be read as immutable.
+
+        Raises:
+            RunError: if another process reads the journal at the moment.
+        """
+        with self._mutex:
+            is_busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if is_busy:
+            raise RunError(
+                f"The journal {self.path} is being read by another process; wait for it, and run this again."
+            )
+
     def forget_failures(self) -> None:
         """Let refused requests be asked again."""
         with self._transaction():
@@ -189,6 +202,11 @@ class Journal:
             for id_ in chunk:
                 if id_ in found:
                     yield found.pop(id_)
+
+    def num_attempts(self, ids: list[str]) -> dict[str, int]:
+        """Return how many replies each of the requests has had; those without one are left out."""
+        sql = f"SELECT request_id, COUNT(*) FROM replies WHERE request_id IN ({','.join('?' * len(ids))}) GROUP BY 1"  # noqa: S608
+        return dict(self._rows(sql, ids))
 
     def ids(self, step: Step, num_requests: Mapping[Subgroup, int]) -> Iterator[str]:
         """Yield the ids of the first planned requests of a step, as many of each subgroup as told."""

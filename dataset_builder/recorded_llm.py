@@ -76,3 +76,17 @@ def _outcome(record: dict[str, Any], response: dict[str, Any]) -> BatchAnswer:
                 return status if isinstance(status, int) else 0, message
             told = told.get("error")  # noqa: PLW2901  one level deeper
     return status if isinstance(status, int) else 0, "no reason given"
+
+
+def check_recording(path: Path, open_requests: set[str]) -> None:
+    """Check that a batch output file answers all requests that are still open.
+
+    Raises:
+        InputError: if it does not, or cannot be read.
+    """
+    missing = open_requests - {custom_id for custom_id, _ in read_batch_output(path)} if open_requests else set()
+    if missing:
+        raise InputError(
+            f"{path} has no reply to {len(missing):,} of the {len(open_requests):,} requests that are still open, among them "
+            f"'{min(missing)}'; record them too, lower --num_examples, or ask an endpoint with --llm live."
+        )

@@ -12,40 +12,43 @@ import asyncio
 import json
 import os
 import pickle
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Generator, Iterable, Iterator
-from contextlib import asynccontextmanager, redirect_stderr
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from datatrove.data import Document
-from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from filelock import FileLock
 from multiprocess.process import parent_process
 
 from dataset_builder.completion import endpoint_of
 from dataset_builder.curation import Judged
+from dataset_builder.endpoint_check import EndpointCheck
 from dataset_builder.errors import EmbedsmithError, RunError
 from dataset_builder.journal import Pending
 from dataset_builder.live_llm import LiveLLM
 from dataset_builder.llm_config import LLMArguments
-from dataset_builder.outcome import Outcome
+from dataset_builder.outcome import Outcome, token_counts
 from dataset_builder.plan import Request
 from dataset_builder.rendering import render
+from dataset_builder.scale import whole_lines
 from dataset_builder.scale_config import ScaleArguments
+from dataset_builder.scale_executors import flags_of
 from dataset_builder.sifting import Piece, end_with
 
 _WRITE_EVERY_S = 0.05
 """Replies that arrive within this time are written together; each write waits for the disk."""
 
 
-def request_line(pending: Pending) -> str:
-    """Return a planned request with its task as a line for `ReadRequests`."""
+def request_line(pending: Pending, num_attempts: int) -> str:
+    """Return a planned request with its task, and how many replies it has had, as a line for `ReadRequests`."""
     request, task = pending
     fields = [request.id, request.step, request.subgroup, request.index, request.prompt, request.attributes]
-    return json.dumps([*fields, request.task_slot, task]) + "\n"
+    return json.dumps([*fields, request.task_slot, task, num_attempts]) + "\n"
 
 
 class ReadRequests(PipelineStep):
@@ -61,13 +64,13 @@ class ReadRequests(PipelineStep):
         """Yield the documents of one task."""
         with Path(self.folder, f"{rank:05d}.jsonl").open(encoding="utf-8") as lines:
             for line in lines:
-                *fields, task = json.loads(line)
+                *fields, task, num_attempts = json.loads(line)
                 request = Request(*fields)
                 self.stat_update("requests")
                 yield Document(
                     render(request.prompt, request.attributes, task),
                     request.id,
-                    metadata={"request": fields, "task": task},
+                    metadata={"request": fields, "task": task, "num_attempts": num_attempts},
                 )
 
 
@@ -92,72 +95,82 @@ class Ask(PipelineStep):
             end_with(parent)
         try:
             with FileLock(path.with_suffix(".lock")):
-                settled, attempts = _settled(path, self.llm.max_attempts)
-                pending = (_pending(document) for document in data or () if document.id not in settled)
+                path.with_suffix(".error").unlink(missing_ok=True)
+                self._told(path, world_size)
                 with path.open("ab") as file:
-                    asyncio.run(self._ask(pending, attempts, file, rank, world_size))
-        except EmbedsmithError as error:
-            path.with_suffix(".error").write_text(str(error), encoding="utf-8")
+                    asyncio.run(self._ask(self._unsettled(data or ()), file, rank))
+        except Exception as error:
+            reason = str(error) if isinstance(error, EmbedsmithError) else f"{type(error).__name__}: {error}"
+            path.with_suffix(".error").write_text(reason, encoding="utf-8")
             raise
-        path.with_suffix(".error").unlink(missing_ok=True)
         yield from ()
 
-    async def _ask(
-        self, pending: Iterator[Pending], attempts: Counter[str], file: IO[bytes], rank: int, world_size: int
-    ) -> None:
+    def _told(self, path: Path, world_size: int) -> None:
+        """Read what this task was told before, and what that cost."""
+        self.endpoints, limit = self.llm.endpoints(), self.llm.max_cost_usd
+        self.left_usd = float("inf") if limit is None else limit / world_size
+        self.usable, self.attempts = set[str](), Counter[str]()
+        for line in whole_lines(path):
+            row = json.loads(line)
+            self.attempts[row["custom_id"]] += 1
+            if row["usable"] or row["error"]:
+                self.usable.add(row["custom_id"])
+            self._pay(row["custom_id"], *token_counts(row["response"]["body"] or {}))
+
+    def _pay(self, request_id: str, *num_tokens: int | None) -> None:
+        self.left_usd -= endpoint_of(request_id, self.endpoints).cost_usd(*num_tokens) or 0.0
+
+    def _unsettled(self, documents: Iterable[Document]) -> Iterator[Pending]:
+        for document in documents:
+            self.attempts[document.id] += document.metadata["num_attempts"]
+            if document.id not in self.usable and self.attempts[document.id] < self.llm.max_attempts:
+                yield Request(*document.metadata["request"]), document.metadata["task"]
+
+    async def _ask(self, pending: Iterator[Pending], file: IO[bytes], rank: int) -> None:
+        check = EndpointCheck(has_cost_limit=self.llm.max_cost_usd is not None)
         async with engine(self.llm, self.scale, rank) as llm:
-            asked: dict[str, Pending] = {}
-            spent_usd, share_usd = 0.0, None if llm.max_cost_usd is None else llm.max_cost_usd / world_size
-            endpoints = llm.endpoints()
-
-            def noted(items: Iterator[Pending]) -> Iterator[Pending]:
-                for item in items:
-                    asked[item[0].id] = item
-                    yield item
-
-            def is_spent(outcome: Outcome) -> bool:
-                nonlocal spent_usd
-                endpoint = endpoint_of(outcome.request_id, endpoints)
-                spent_usd += endpoint.cost_usd(outcome.prompt_tokens, outcome.completion_tokens) or 0.0
-                return share_usd is not None and spent_usd >= share_usd
-
             while True:
                 again: list[Pending] = []
-                async with LiveLLM(llm, noted(pending), is_spent) as live:
+                async with LiveLLM(llm, self._noted(pending), self._is_spent) as live:
                     try:
                         while outcomes := await live.take():
-                            again += self._written(outcomes, asked, attempts, file)
+                            again += self._written(outcomes, file)
+                            check.check(outcomes)
                             await asyncio.sleep(_WRITE_EVERY_S)
                     finally:
-                        self._written(live.taken(), asked, attempts, file)
-                if not again or (share_usd is not None and spent_usd >= share_usd):
+                        self._written(live.taken(), file)
+                if not again or self.left_usd <= 0:
                     break
                 pending = iter(again)
 
-    def _written(
-        self, outcomes: list[Outcome], asked: dict[str, Pending], attempts: Counter[str], file: IO[bytes]
-    ) -> list[Pending]:
+    def _noted(self, pending: Iterator[Pending]) -> Iterator[Pending]:
+        self.asked: dict[str, Pending] = {}
+        for item in pending:
+            self.asked[item[0].id] = item
+            yield item
+
+    def _is_spent(self, outcome: Outcome) -> bool:
+        self._pay(outcome.request_id, outcome.prompt_tokens, outcome.completion_tokens)
+        return self.left_usd <= 0
+
+    def _written(self, outcomes: list[Outcome], file: IO[bytes]) -> list[Pending]:
         """Write the outcomes to the disk; return the requests that are to be asked again."""
         again = []
         for outcome in outcomes:
-            pending = asked.pop(outcome.request_id)
+            pending = self.asked.pop(outcome.request_id)
             if (line := reply_line(outcome)) is None:
                 self.stat_update("unanswered")
                 continue
             file.write(line)
             self.stat_update("refused" if outcome.body is None else "unusable" if outcome.rejection else "usable")
-            attempts[outcome.request_id] += 1
-            if outcome.rejection and attempts[outcome.request_id] < self.llm.max_attempts:
+            self.attempts[outcome.request_id] += 1
+            if outcome.rejection and self.attempts[outcome.request_id] < self.llm.max_attempts:
                 again.append(pending)
             else:
-                del attempts[outcome.request_id]
+                del self.attempts[outcome.request_id]
         file.flush()
         os.fsync(file.fileno())
         return again
-
-
-def _pending(document: Document) -> Pending:
-    return Request(*document.metadata["request"]), document.metadata["task"]
 
 
 def reply_line(outcome: Outcome) -> bytes | None:
@@ -173,32 +186,6 @@ def reply_line(outcome: Outcome) -> bytes | None:
     row = {"id": outcome.request_id, "custom_id": outcome.request_id, "response": response, "error": error}
     usable = outcome.rejection is None
     return json.dumps(row | {"usable": usable}).encode() + b"\n"
-
-
-def whole_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file; a last one that was cut off when its writer was killed is cut from the file."""
-    if not path.is_file():
-        return
-    with path.open("r+b") as file:
-        end = 0
-        for line in file:
-            if line.endswith(b"\n"):
-                end += len(line)
-                yield line
-            else:
-                file.truncate(end)
-
-
-def _settled(path: Path, max_attempts: int) -> tuple[set[str], Counter[str]]:
-    """Return the requests that need not be asked any more, and how often the others were."""
-    settled, attempts = set[str](), Counter[str]()
-    for line in whole_lines(path):
-        row = json.loads(line)
-        attempts[row["custom_id"]] += 1
-        if row["usable"] or attempts[row["custom_id"]] >= max_attempts:
-            settled.add(row["custom_id"])
-            del attempts[row["custom_id"]]
-    return settled, attempts
 
 
 @asynccontextmanager
@@ -220,25 +207,14 @@ async def engine(llm: LLMArguments, scale: ScaleArguments, rank: int) -> AsyncIt
     flags = flags_of(scale.llm_server_args)
     kind: Any = scale.llm_server
     config = InferenceConfig(kind, endpoint.model, tp=max(1, scale.gpus_per_task), model_kwargs=flags)
+    if (task := asyncio.current_task()) is not None:  # ended by the executor, it ends its engine too
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with kinds[kind](config, rank) as server:
         try:
             await asyncio.shield(server._server_ready)  # the only sign there is; `make_request` waits for it too
         except ServerError as error:
             raise RunError(f"`llm_server` {scale.llm_server} did not start: {error}") from None
         yield replace(llm, base_url=[f"{server.get_base_url()}/v1"])
-
-
-def flags_of(arguments: Iterable[str]) -> dict[str, Any]:
-    """Return `['dtype=bfloat16', 'enforce-eager']` as `{'dtype': 'bfloat16', 'enforce-eager': True}`."""
-    return {name: value if mark else True for name, mark, value in (a.partition("=") for a in arguments)}
-
-
-class Processes(LocalPipelineExecutor):
-    """datatrove's processes on this machine; what they print is in `stderr/` of the log folder, not on the terminal."""
-
-    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
-        with self.logging_dir.open(f"stderr/{rank:05d}.txt", "w") as file, redirect_stderr(file):
-            return super()._run_for_rank(rank, local_rank, node_rank)
 
 
 class Judge(PipelineStep):
@@ -248,21 +224,26 @@ class Judge(PipelineStep):
 
     def __init__(self, pieces: list[Piece], folder: Path) -> None:
         super().__init__()
-        self.pieces, self.folder = pieces, str(folder)
+        self.first, self.folder = pieces[0], str(folder)
+        self.ranges = [(piece.subgroup, piece.start, piece.stop) for piece in pieces]  # all else they have in common
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Judge every piece of the task that was not judged yet; yields nothing."""
         if parent := parent_process():
             end_with(parent)
-        for number in range(rank, len(self.pieces), world_size):
+        for number in range(rank, len(self.ranges), world_size):
             path = judged_path(Path(self.folder), number)
             if path.is_file():
                 continue
-            judged = self.pieces[number].judge()
+            subgroup, start, stop = self.ranges[number]
+            judged = replace(self.first, subgroup=subgroup, start=start, stop=stop).judge()
             self.stat_update("kept", value=judged.rows.num_rows)
             self.stat_update("rejected", value=len(judged.rejected))
             partial = path.with_suffix(f".{rank}-{os.getpid()}")
-            partial.write_bytes(pickle.dumps(judged))
+            with partial.open("wb") as file:
+                pickle.dump(judged, file)
+                file.flush()
+                os.fsync(file.fileno())
             partial.replace(path)
         yield from ()
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from dataclasses import dataclass, field
 
 from dataset_builder.errors import InputError
 from dataset_builder.llm_config import LLMArguments
+
+ENVIRONMENT = {
+    "LOGURU_LEVEL": "ERROR",
+    "LOGURU_DIAGNOSE": "NO",  # else tracebacks in datatrove's logs tell the values of variables, keys among them
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default, which Ray warns of
+}
 
 
 @dataclass
@@ -58,6 +67,11 @@ class ScaleArguments:
                 f"`llm_server` is {self.llm_server} but there are no tasks to start it; give --executor local, ray or slurm."
             )
 
+    def at_once(self, num_tasks: int) -> int:
+        """Return how many of the tasks run at the same time, at most."""
+        cores = os.cpu_count() or 1
+        return min(num_tasks, self.num_tasks_at_once or (cores if self.executor == "local" else num_tasks))
+
     def check(self, llm: LLMArguments) -> None:
         """Check that tasks can ask this LLM.
 
@@ -68,6 +82,17 @@ class ScaleArguments:
             raise InputError(
                 f"`executor` is {self.executor}, whose tasks ask a live LLM; give --llm live and no batch, or no executor."
             )
+
+
+def prepare_datatrove() -> None:
+    """Set what datatrove's log library and Ray read when they are imported, here and in the tasks.
+
+    Raises:
+        InputError: if the extra `scale` is not installed.
+    """
+    os.environ |= ENVIRONMENT
+    if importlib.util.find_spec("datatrove") is None:
+        raise InputError("`executor` is given but datatrove is missing; run: pip install 'embedsmith[scale]'.")
 
 
 HERE = ScaleArguments()

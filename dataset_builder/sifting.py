@@ -12,7 +12,7 @@ import threading
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import active_children, get_context, parent_process
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 
 from dataset_builder.checks import Row
@@ -69,7 +70,7 @@ def judged_pieces(pieces: list[Piece], num_proc: int | None) -> Generator[Judged
     if num_proc < 2:  # starting processes takes longer
         yield from (piece.judge() for piece in pieces)
         return
-    with _processes(num_proc) as pool:
+    with processes(num_proc, "curates") as pool:
         left = iter(pieces)
         with _interrupts_held_back():
             waiting = [pool.submit(Piece.judge, piece) for piece in islice(left, 2 * num_proc)]
@@ -80,8 +81,12 @@ def judged_pieces(pieces: list[Piece], num_proc: int | None) -> Generator[Judged
 
 
 @contextmanager
-def _processes(num_proc: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose processes end at once when the `with` block fails or is left early, or this process is killed."""
+def processes(num_proc: int, does: str) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes end at once when the `with` block fails or is left early, or this process is killed.
+
+    Raises:
+        RunError: if one of them, that `does` something, was ended from outside.
+    """
     others = set(active_children())
     pool = ProcessPoolExecutor(num_proc, mp_context=get_context("spawn"), initializer=_end_with_parent)
     try:
@@ -91,8 +96,8 @@ def _processes(num_proc: int) -> Iterator[ProcessPoolExecutor]:
             process.terminate()
         if isinstance(error, BrokenProcessPool):
             raise RunError(
-                "A process that curates was ended from outside, perhaps because memory ran out; give a smaller --num_proc "
-                "and run the same command again."
+                f"A process that {does} was ended from outside, perhaps because memory ran out; let fewer run at once and "
+                "run the same command again."
             ) from None
         raise
     finally:
@@ -100,10 +105,13 @@ def _processes(num_proc: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def end_with(parent: Any) -> None:
-    """Let this process end when `parent`, the one that started it, is gone; by itself a pool's process would wait forever."""
+    """Let this process, and those that it started, end when `parent` is gone; by itself a pool's process would wait forever."""
 
     def wait() -> None:
         parent.join()
+        for child in psutil.Process().children(recursive=True):  # an LLM engine, which would keep its GPUs
+            with suppress(psutil.Error):
+                child.terminate()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -15,7 +15,10 @@ from tests.llm_server import LLMServer
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)
+    parser.add_argument("--slow", action="store_true")
     recorded = {id_: str(body["choices"][0]["message"]["content"]) for id_, body in read_batch_output(DEFAULT_REPLIES)}
-    with LLMServer(lambda id_, _: recorded[id_], model="claude", port=parser.parse_args().port):
+    given = parser.parse_args()
+    latency_s = 1.0 if given.slow else 0.0
+    with LLMServer(lambda id_, _: recorded[id_], model="claude", port=given.port, latency_s=latency_s):
         while True:
             time.sleep(1)
