@@ -145,6 +145,7 @@ class _Asking:
         """Commit those of the replies, or refusals, that are to requests which are still open; return their number."""
         num_open = sum(1 for _ in self._pending(planned())) if source == "batch_in" else 0
         num_found = num_new = 0
+        self.progress.restart_clock()
         for chunk in chunks(replies):
             most = sys.maxsize if source == "executor" else self.max_attempts  # those are paid, and nowhere else
             open_requests = {r.id: r for r, _ in self.journal.pending([id_ for id_, _ in chunk], most)}

@@ -37,6 +37,10 @@ class Progress:
         self._asked, self._start = 0, time.monotonic()
         self._printed = self._start
 
+    def restart_clock(self) -> None:
+        """Count the time from now on: what came before was preparation."""
+        self._start = self._printed = time.monotonic()
+
     def reply(self, reason: str | None, tokens: int, cost_usd: float | None) -> None:
         """Count one reply: usable if `reason` is None."""
         self._asked += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ class TokenBatches:
         model: the model; it is called for each batch, with all the arguments that `encode` was given.
         max_tokens: tokens of a batch, padding included; None chooses by the device.
         on_texts: told after each batch how many texts were encoded.
+        devices: encode on all of these at once, such as cuda:0 and cuda:1, by processes of sentence-transformers, each with
+            a batch of its own; none: where the model is. `close` ends the processes.
     """
 
     def __init__(
@@ -30,9 +33,18 @@ class TokenBatches:
         model: SentenceTransformer,
         max_tokens: int | None = None,
         on_texts: Callable[[int], None] = lambda num_texts: None,
+        devices: Sequence[str] = (),
     ) -> None:
-        self.model, self.on_texts = model, on_texts
-        self.max_tokens = max_tokens or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
+        self.model, self.on_texts, self.devices = model, on_texts, list(devices)
+        kinds = {torch.device(device).type for device in devices} or {model.device.type}
+        self.max_tokens = max_tokens or (CPU_TOKENS if "cpu" in kinds else GPU_TOKENS)
+        self._pool: Any = None
+
+    def close(self) -> None:
+        """End the processes on the devices, if there are any; `encode` starts them again."""
+        if self._pool is not None:
+            self.model.stop_multi_process_pool(self._pool)
+            self._pool = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -47,9 +59,15 @@ class TokenBatches:
         if not texts:
             return self.model.encode(texts, prompt=prompt, **kwargs)
         kwargs["show_progress_bar"] = False
+        if self.devices and self._pool is None:
+            self._pool = self.model.start_multi_process_pool(self.devices)
+        num_devices = len(self.devices) or 1
         order, parts = [], []
-        for batch in token_batches(self._num_tokens(texts, prompt), self.max_tokens):
-            part = self.model.encode([texts[i] for i in batch], prompt=prompt, batch_size=len(batch), **kwargs)
+        for batch in token_batches(self._num_tokens(texts, prompt), self.max_tokens * num_devices):
+            size = math.ceil(len(batch) / num_devices)
+            if self._pool is not None:
+                kwargs |= {"pool": self._pool, "chunk_size": size}
+            part = self.model.encode([texts[i] for i in batch], prompt=prompt, batch_size=size, **kwargs)
             order += batch
             parts.append(part)
             self.on_texts(len(batch))

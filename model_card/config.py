@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +49,10 @@ class EvaluationArguments:
     eval_batch_tokens: int | None = field(
         default=None, metadata={"help": "Tokens encoded at once, padding included. Default: by the device."}
     )
+    eval_devices: list[str] | None = field(
+        default=None,
+        metadata={"help": "Devices to encode on at once, such as cuda:0 cuda:1. Default: the one that is there."},
+    )
     model_title: str | None = field(
         default=None, metadata={"help": "Title of the model card. Default: from the names."}
     )
@@ -72,6 +77,11 @@ class EvaluationArguments:
     def __post_init__(self) -> None:
         if self.eval_batch_tokens is not None and self.eval_batch_tokens < 1:
             raise InputError(f"`eval_batch_tokens` is {self.eval_batch_tokens}; it must be at least 1.")
+        for device in self.eval_devices or ():
+            if not re.fullmatch(r"cpu|(cuda|xpu|npu|mps)(:\d+)?", device):
+                raise InputError(
+                    f"`eval_devices` has '{device}'; a device is cpu, or cuda with a number, such as cuda:1."
+                )
 
     @property
     def run_dir(self) -> Path:

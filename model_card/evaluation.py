@@ -52,7 +52,8 @@ def evaluate(arguments: EvaluationArguments) -> str:
     tasks: list[AbsTask] = [*held_out, *official]
     cache = ResultCache(arguments.run_dir)
     found = candidates(arguments, trained)
-    judges = [Judge(candidate, cache, instructions, arguments.eval_batch_tokens) for candidate in found]
+    settings = arguments.eval_batch_tokens, arguments.eval_devices or ()
+    judges = [Judge(candidate, cache, instructions, *settings) for candidate in found]
     failures = _run(judges, tasks, all_rows(held_out))
     summary = _summary(arguments, judges, tasks, trained.record)
     if official:

@@ -88,12 +88,19 @@ class Judge:
         cache: mteb's results are written there, under the candidate's name and revision.
         instructions: by name of task or task type, for models that take ours.
         max_tokens: tokens of a batch; None chooses by the device.
+        devices: encode on all of these at once; none: on the one that sentence-transformers chooses.
     """
 
     def __init__(
-        self, candidate: Candidate, cache: ResultCache, instructions: dict[str, str], max_tokens: int | None
+        self,
+        candidate: Candidate,
+        cache: ResultCache,
+        instructions: dict[str, str],
+        max_tokens: int | None,
+        devices: Sequence[str] = (),
     ) -> None:
-        self.candidate, self.cache, self.instructions, self.max_tokens = candidate, cache, instructions, max_tokens
+        self.candidate, self.cache, self.instructions = candidate, cache, instructions
+        self.max_tokens, self.devices = max_tokens, devices
         self.progress = EvaluationProgress(0, 0)
         self._loaded: tuple[Any, TokenBatches | None] | None = None
 
@@ -155,7 +162,9 @@ class Judge:
         return model
 
     def unload(self) -> None:
-        """Forget the loaded model."""
+        """Forget the loaded model, and end its processes on other devices."""
+        if self._loaded is not None and self._loaded[1] is not None:
+            self._loaded[1].close()
         self._loaded = None
 
     def _load(self) -> tuple[Any, TokenBatches | None]:
@@ -165,7 +174,7 @@ class Judge:
             inner = loaded if isinstance(loaded, SentenceTransformer) else getattr(loaded, "model", None)
             model = None
             if isinstance(inner, SentenceTransformer):
-                model = TokenBatches(inner, self.max_tokens, self.progress.encoded)
+                model = TokenBatches(inner, self.max_tokens, self.progress.encoded, self.devices)
             if isinstance(loaded, SentenceTransformer):
                 assert model is not None
                 loaded = plain_encoder(model, self._meta(model))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import warnings
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,7 @@ def test_a_task_that_fails_costs_no_other_and_is_tried_again(
         (("--reference_models", "nobody/nothing"), "neither a folder nor a model"),
         (("--task_instructions", "nowhere.yaml"), "cannot be read as YAML"),
         (("--eval_batch_tokens", "0"), "at least 1"),
+        (("--eval_devices", "gpu"), "such as cuda:1"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -224,6 +226,18 @@ def test_encoding_in_token_batches_changes_no_vector(minilm: SentenceTransformer
     assert sum(counted) == 10
     assert ours.encode(texts, convert_to_tensor=True).shape == (5, 384)
     assert len(ours.encode([])) == 0
+
+
+def test_several_devices_give_the_scores_of_one(judged: Path) -> None:
+    """Two of the one kind that is here; each is a process of sentence-transformers."""
+    before = [_score(read_evaluation(judged), "STS12", key) for key in ("base", "trained")]
+    for path in judged.glob("results/*/*/STS12.json"):
+        path.unlink()
+    flags = ("--output_dir", judged, "--no_held_out", "--tasks", "STS12", "--eval_devices", "cpu", "cpu")
+    assert embedsmith("evaluate", *flags) == 0
+    after = [_score(read_evaluation(judged), "STS12", key) for key in ("base", "trained")]
+    assert after == pytest.approx(before, abs=1e-6)
+    assert multiprocessing.active_children() == []
 
 
 def test_the_meta_names_the_model(minilm: SentenceTransformer) -> None:
