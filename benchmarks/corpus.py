@@ -62,10 +62,33 @@ def agrees(text: str, language: str) -> bool | None:
     return guess == label or guess in _SAME.get(language, set()) or guess in relatives
 
 
+def nearer_negatives(found: list[dict[str, Any]]) -> float | None:
+    """Return the share of rows whose hard negative shares more of its wording with the query than the positive does.
+
+    Wording is the set of runs of four characters, shared by Jaccard similarity. At 1 a model could learn that what looks least
+    alike is right; at 0, that words are enough.
+    """
+    nearer = []
+    for row in found:
+        if row["negative"]:
+            query, positive, negative = (_runs(row[column]) for column in TEXT_COLUMNS)
+            nearer.append(_jaccard(query, positive) < _jaccard(query, negative))
+    return statistics.mean(nearer) if nearer else None
+
+
+def _runs(text: str) -> set[str]:
+    return {text.lower()[i : i + 4] for i in range(len(text) - 3)}
+
+
+def _jaccard(one: set[str], other: set[str]) -> float:
+    return len(one & other) / max(1, len(one | other))
+
+
 def table(name: str, groups: dict[str, list[dict[str, Any]]]) -> None:
     """Print a line for each group of rows."""
     print(
-        f"\n| {name} | examples | words: query | positive | negative | type-token ratio |\n|---|---:|---:|---:|---:|---:|"
+        f"\n| {name} | examples | words: query | positive | negative | type-token ratio | negative nearer in wording |\n"
+        "|---|---:|---:|---:|---:|---:|---:|"
     )
     for key, found in groups.items():
         lengths: dict[str, list[float]] = defaultdict(list)
@@ -76,7 +99,9 @@ def table(name: str, groups: dict[str, list[dict[str, Any]]]) -> None:
         means = [f"{statistics.mean(lengths[c]):.0f}" if lengths[c] else "–" for c in TEXT_COLUMNS]
         own = [t for row in found for _, lang, t in texts(row) if name == "subgroup" or lang == key]
         ratio = type_token_ratio(own)
-        print(f"| {key} | {len(found)} | {' | '.join(means)} | {f'{ratio:.2f}' if ratio else '–'} |")
+        share = nearer_negatives(found)
+        last = f"{f'{ratio:.2f}' if ratio else '–'} | {'–' if share is None else f'{share:.0%}'}"
+        print(f"| {key} | {len(found)} | {' | '.join(means)} | {last} |")
 
 
 def main() -> None:
