@@ -61,6 +61,7 @@ def try_model(arguments: EvaluationArguments, search: TryArguments) -> str | Non
     steps = Steps("encode", len(corpus))
     model = TokenBatches(load_trained(trained.folder), arguments.eval_batch_tokens, steps.add)
     vectors = _encode(model, [text.text for text in corpus])
+    model.on_texts = lambda num_texts: None  # queries are no part of it
     print(f"{len(corpus):,} texts; a query and Enter shows the nearest", file=sys.stderr)
     asked: list[tuple[str, list[Hit]]] = []
     for query in _queries(search):
