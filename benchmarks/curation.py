@@ -26,7 +26,6 @@ from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from dataset_builder.schema import FIXED_INSTRUCTIONS, example_reply
 from embedsmith import VERBS, parse
 
-UNSPACED = ("ja", "th", "zh")
 DEMO: PlanArguments = parse("curate", VERBS["curate"].types, ["--config", "demo"])[0]
 UNSPACED = ("ja", "th", "zh")
 

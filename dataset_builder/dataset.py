@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import sys
 from collections.abc import Generator, Iterator, Mapping
@@ -191,12 +190,12 @@ class _Curation:
         self.composition, self.num_tasks = Composition(), 0
         self.num_requests = num_examples_by_subgroup(self.plan)
         self.test_sets: TestSets | None = None
-        self.judged = self.plan.run_dir / "scale" / "curate"
+        self.judged = self.work
         if self.scale.executor:  # what was judged before counts, if nothing has changed that judging depends on
             identity, settings = self.plan.identity(), asdict(self.arguments)
             state = [identity, self.plan.num_examples, settings, self.journal.digest(), version("embedsmith")]
             digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]
-            self.judged = self.judged.with_name(f"curate-{digest}")
+            self.judged = self.plan.run_dir / "scale" / f"curate-{digest}"
 
     def judge(self) -> bool:
         """Prepare all that judging needs, and have the tasks of an executor judge; return whether that is over."""
@@ -204,8 +203,8 @@ class _Curation:
             load_model(self.arguments.consistency_model)  # what cannot be loaded is told before hours of work
         if self.arguments.contamination_tasks:
             self.test_sets = TestSets.of_tasks(self.arguments.contamination_tasks, self.arguments.contamination_ngram)
-            if not self._test_sets_path.exists():  # tasks may be reading them
-                self.test_sets.save(self._test_sets_path)
+            if not (path := self.judged / "test_sets").exists():  # tasks may be reading them
+                self.test_sets.save(path)
         if not self.scale.executor:
             return True
         from dataset_builder.scale import judge_by_tasks
@@ -213,12 +212,8 @@ class _Curation:
         pieces = [piece for subgroup, num in self.num_requests.items() for piece in self._pieces(subgroup, num)]
         return judge_by_tasks(pieces, self.judged, self.scale)
 
-    @property
-    def _test_sets_path(self) -> Path:
-        return (self.judged if self.scale.executor else self.work) / "test_sets"
-
     def _pieces(self, subgroup: Subgroup, num: int) -> list[Piece]:
-        test_sets = self._test_sets_path.absolute() if self.test_sets is not None else None
+        test_sets = (self.judged / "test_sets").absolute() if self.test_sets is not None else None
         settings = self.arguments, test_sets, bool(self.scale.executor)
         path, identity = self.journal.path.absolute(), self.plan.identity()
         return [
@@ -226,13 +221,12 @@ class _Curation:
         ]
 
     def _judged(self, subgroup: Subgroup, num: int) -> Generator[Judged, None, None]:
+        pieces = self._pieces(subgroup, num)
         if not self.scale.executor:
-            return judged_pieces(self._pieces(subgroup, num), self.arguments.num_proc)
-        from dataset_builder.scale_blocks import read_judged
+            return judged_pieces(pieces, self.arguments.num_proc)
+        from dataset_builder.scale import read_judged
 
-        nums = [math.ceil(other / PIECE) for other in self.num_requests.values()]
-        first = sum(nums[: list(self.num_requests).index(subgroup)])
-        return read_judged(self.judged, range(first, first + math.ceil(num / PIECE)))
+        return read_judged(self.judged, pieces)
 
     def write(self) -> None:
         """Write all of them."""

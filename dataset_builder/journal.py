@@ -30,6 +30,18 @@ Pending = tuple[Request, str | None]
 """A request with the task that it is conditioned on."""
 
 
+def pending_fields(pending: Pending) -> list[Any]:
+    """Return a pending request as JSON values, for another process; `pending_of` reads them."""
+    request, task = pending
+    fields = [request.id, request.step, request.subgroup, request.index, request.prompt, request.attributes]
+    return [*fields, request.task_slot, task]
+
+
+def pending_of(fields: list[Any]) -> Pending:
+    """Return the pending request that `pending_fields` wrote."""
+    return Request(*fields[:-1]), fields[-1]
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One request as it was planned, with the reply that counts (`body`), if there is one."""

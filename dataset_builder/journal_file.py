@@ -71,9 +71,8 @@ def open_journal(
     if is_new and not write:
         raise InputError(f"The journal {path} is empty; run `embedsmith brainstorm` and `generate` first.")
     name = f"{path.absolute().as_uri()}?immutable=1" if is_immutable else path
-    db = sqlite3.connect(
-        name, check_same_thread=False, uri=is_immutable
-    )  # replies are committed in a thread of their own
+    # replies are committed in a thread of their own
+    db = sqlite3.connect(name, check_same_thread=False, uri=is_immutable)
     try:
         if is_new or (write and _is_blank(db)):
             db.execute("PRAGMA journal_mode = WAL")

@@ -8,10 +8,12 @@ it, and `curate` makes the same bytes from it, wherever the replies were judged.
 from __future__ import annotations
 
 import contextlib
+import json
+import pickle
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -19,9 +21,10 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 from dataset_builder.completion import require_endpoints
+from dataset_builder.curation import Judged
 from dataset_builder.endpoint_client import api_key
 from dataset_builder.errors import RunError
-from dataset_builder.journal import Pending, chunks
+from dataset_builder.journal import Pending, chunks, pending_fields
 from dataset_builder.llm_config import LLMArguments
 from dataset_builder.progress import Steps
 from dataset_builder.recorded_llm import BatchAnswer, read_batch_lines
@@ -163,8 +166,6 @@ def _write_requests(
     num_attempts: Callable[[list[str]], Mapping[str, int]],
 ) -> int:
     """Deal the requests out to the tasks, some in a row to each; return their number."""
-    from dataset_builder.scale_blocks import request_line
-
     num_asked = 0
     for number in range(num_tasks):
         (folder / f"{number:05d}.jsonl").touch()
@@ -176,6 +177,11 @@ def _write_requests(
     return num_asked
 
 
+def request_line(pending: Pending, num_attempts: int) -> str:
+    """Return a pending request, and how many replies it has had, as a line for the tasks."""
+    return json.dumps([*pending_fields(pending), num_attempts]) + "\n"
+
+
 def judge_by_tasks(pieces: list[Piece], folder: Path, scale: ScaleArguments) -> bool:
     """Have the pieces judged by tasks into `folder`; return whether that is over (slurm: it only begins, or goes on).
 
@@ -184,11 +190,11 @@ def judge_by_tasks(pieces: list[Piece], folder: Path, scale: ScaleArguments) -> 
         RunError: if tasks ended before they were done.
     """
     prepare_datatrove()
-    from dataset_builder.scale_blocks import Judge, judged_path
+    from dataset_builder.scale_blocks import Judge
     from dataset_builder.scale_executors import run
 
     def missing() -> int:
-        return sum(not judged_path(folder, number).is_file() for number in range(len(pieces)))
+        return sum(not judged_path(folder, piece).is_file() for piece in pieces)
 
     folder = folder.absolute()
     if not missing():
@@ -201,6 +207,17 @@ def judge_by_tasks(pieces: list[Piece], folder: Path, scale: ScaleArguments) -> 
     if is_over and (num := missing()):
         raise RunError(f"{num:,} of {len(pieces):,} pieces were not judged; see {folder}/logs, and run again.")
     return is_over
+
+
+def judged_path(folder: Path, piece: Piece) -> Path:
+    """Return where a task writes what became of a piece."""
+    return folder / f"{piece.subgroup}-{piece.start:09d}.pickle"
+
+
+def read_judged(folder: Path, pieces: list[Piece]) -> Generator[Judged, None, None]:
+    """Yield what became of the pieces, in their order."""
+    for piece in pieces:
+        yield pickle.loads(judged_path(folder, piece).read_bytes())  # noqa: S301  written by our own tasks
 
 
 @contextlib.contextmanager

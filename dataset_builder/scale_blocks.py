@@ -14,7 +14,7 @@ import os
 import pickle
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,16 +26,14 @@ from filelock import FileLock
 from multiprocess.process import parent_process
 
 from dataset_builder.completion import endpoint_of
-from dataset_builder.curation import Judged
 from dataset_builder.endpoint_check import EndpointCheck
 from dataset_builder.errors import EmbedsmithError, RunError
-from dataset_builder.journal import Pending
+from dataset_builder.journal import Pending, pending_of
 from dataset_builder.live_llm import LiveLLM
 from dataset_builder.llm_config import LLMArguments
 from dataset_builder.outcome import Outcome, token_counts
-from dataset_builder.plan import Request
 from dataset_builder.rendering import render
-from dataset_builder.scale import whole_lines
+from dataset_builder.scale import judged_path, whole_lines
 from dataset_builder.scale_config import ScaleArguments
 from dataset_builder.scale_executors import flags_of
 from dataset_builder.sifting import Piece, end_with
@@ -44,11 +42,10 @@ _WRITE_EVERY_S = 0.05
 """Replies that arrive within this time are written together; each write waits for the disk."""
 
 
-def request_line(pending: Pending, num_attempts: int) -> str:
-    """Return a planned request with its task, and how many replies it has had, as a line for `ReadRequests`."""
-    request, task = pending
-    fields = [request.id, request.step, request.subgroup, request.index, request.prompt, request.attributes]
-    return json.dumps([*fields, request.task_slot, task, num_attempts]) + "\n"
+def _end_with_starter() -> None:
+    """Let a process of Ray's end with the worker that started it: a task whose worker was killed starts again elsewhere."""
+    if parent := parent_process():
+        end_with(parent)
 
 
 class ReadRequests(PipelineStep):
@@ -64,14 +61,11 @@ class ReadRequests(PipelineStep):
         """Yield the documents of one task."""
         with Path(self.folder, f"{rank:05d}.jsonl").open(encoding="utf-8") as lines:
             for line in lines:
-                *fields, task, num_attempts = json.loads(line)
-                request = Request(*fields)
+                *fields, num_attempts = json.loads(line)
+                request, task = pending_of(fields)
                 self.stat_update("requests")
-                yield Document(
-                    render(request.prompt, request.attributes, task),
-                    request.id,
-                    metadata={"request": fields, "task": task, "num_attempts": num_attempts},
-                )
+                prompt = render(request.prompt, request.attributes, task)
+                yield Document(prompt, request.id, metadata={"pending": fields, "num_attempts": num_attempts})
 
 
 class Ask(PipelineStep):
@@ -89,10 +83,7 @@ class Ask(PipelineStep):
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Ask all that `data` brings and nobody has answered; yields nothing."""
         path = Path(self.replies, f"{rank:05d}.jsonl")
-        if (
-            parent := parent_process()
-        ):  # a task whose Ray worker was killed is started again elsewhere: this one must end
-            end_with(parent)
+        _end_with_starter()
         try:
             with FileLock(path.with_suffix(".lock")):
                 path.with_suffix(".error").unlink(missing_ok=True)
@@ -109,12 +100,13 @@ class Ask(PipelineStep):
         """Read what this task was told before, and what that cost."""
         self.endpoints, limit = self.llm.endpoints(), self.llm.max_cost_usd
         self.left_usd = float("inf") if limit is None else limit / world_size
-        self.usable, self.attempts = set[str](), Counter[str]()
+        self.settled, self.attempts = set[str](), Counter[str]()
+        self.asked: dict[str, Pending] = {}
         for line in whole_lines(path):
             row = json.loads(line)
             self.attempts[row["custom_id"]] += 1
-            if row["usable"] or row["error"]:
-                self.usable.add(row["custom_id"])
+            if row["settled"]:
+                self.settled.add(row["custom_id"])
             self._pay(row["custom_id"], *token_counts(row["response"]["body"] or {}))
 
     def _pay(self, request_id: str, *num_tokens: int | None) -> None:
@@ -123,8 +115,8 @@ class Ask(PipelineStep):
     def _unsettled(self, documents: Iterable[Document]) -> Iterator[Pending]:
         for document in documents:
             self.attempts[document.id] += document.metadata["num_attempts"]
-            if document.id not in self.usable and self.attempts[document.id] < self.llm.max_attempts:
-                yield Request(*document.metadata["request"]), document.metadata["task"]
+            if document.id not in self.settled and self.attempts[document.id] < self.llm.max_attempts:
+                yield pending_of(document.metadata["pending"])
 
     async def _ask(self, pending: Iterator[Pending], file: IO[bytes], rank: int) -> None:
         check = EndpointCheck(has_cost_limit=self.llm.max_cost_usd is not None)
@@ -144,7 +136,6 @@ class Ask(PipelineStep):
                 pending = iter(again)
 
     def _noted(self, pending: Iterator[Pending]) -> Iterator[Pending]:
-        self.asked: dict[str, Pending] = {}
         for item in pending:
             self.asked[item[0].id] = item
             yield item
@@ -174,7 +165,7 @@ class Ask(PipelineStep):
 
 
 def reply_line(outcome: Outcome) -> bytes | None:
-    """Return an outcome as a line of batch output, whether it is usable told beside it; None if there was no answer."""
+    """Return an outcome as a line of batch output, with whether it settles the request; None if there was no answer."""
     if outcome.body is not None:
         response: dict[str, Any] = {"status_code": 200, "request_id": "", "body": json.loads(outcome.body)}
         error = None
@@ -184,8 +175,7 @@ def reply_line(outcome: Outcome) -> bytes | None:
     else:
         return None
     row = {"id": outcome.request_id, "custom_id": outcome.request_id, "response": response, "error": error}
-    usable = outcome.rejection is None
-    return json.dumps(row | {"usable": usable}).encode() + b"\n"
+    return json.dumps(row | {"settled": outcome.rejection is None}).encode() + b"\n"
 
 
 @asynccontextmanager
@@ -229,14 +219,13 @@ class Judge(PipelineStep):
 
     def run(self, data: Iterable[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Judge every piece of the task that was not judged yet; yields nothing."""
-        if parent := parent_process():
-            end_with(parent)
-        for number in range(rank, len(self.ranges), world_size):
-            path = judged_path(Path(self.folder), number)
+        _end_with_starter()
+        for subgroup, start, stop in self.ranges[rank::world_size]:
+            piece = replace(self.first, subgroup=subgroup, start=start, stop=stop)
+            path = judged_path(Path(self.folder), piece)
             if path.is_file():
                 continue
-            subgroup, start, stop = self.ranges[number]
-            judged = replace(self.first, subgroup=subgroup, start=start, stop=stop).judge()
+            judged = piece.judge()
             self.stat_update("kept", value=judged.rows.num_rows)
             self.stat_update("rejected", value=len(judged.rejected))
             partial = path.with_suffix(f".{rank}-{os.getpid()}")
@@ -246,14 +235,3 @@ class Judge(PipelineStep):
                 os.fsync(file.fileno())
             partial.replace(path)
         yield from ()
-
-
-def judged_path(folder: Path, number: int) -> Path:
-    """Return where what became of a piece is written."""
-    return folder / f"{number:06d}.pickle"
-
-
-def read_judged(folder: Path, numbers: range) -> Generator[Judged, None, None]:
-    """Yield what became of the pieces, in their order."""
-    for number in numbers:
-        yield pickle.loads(judged_path(folder, number).read_bytes())  # noqa: S301  written by our own tasks

@@ -41,8 +41,6 @@ def run(pipeline: list[Any], folder: Path, num_tasks: int, scale: ScaleArguments
     try:
         executor.run()
     except Exception as error:  # whatever a task raised
-        if isinstance(error, InputError) and scale.executor == "ray":
-            raise
         cause = str(error) if isinstance(error, EmbedsmithError) else f"{type(error).__name__}: {error}"
         raise RunError(f"{_early(executor, num_tasks, logs)}. {cause}") from None
     if scale.executor == "slurm":

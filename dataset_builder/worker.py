@@ -10,10 +10,9 @@ import sys
 from collections import deque
 
 from dataset_builder.errors import EmbedsmithError
-from dataset_builder.journal import Pending
+from dataset_builder.journal import Pending, pending_of
 from dataset_builder.live_llm import LiveLLM
 from dataset_builder.llm_config import LLMArguments
-from dataset_builder.plan import Request
 from dataset_builder.workers import outcome_line
 
 
@@ -44,7 +43,7 @@ async def _receive(stdin: asyncio.StreamReader, inbox: Inbox, llm: LiveLLM) -> N
                 inbox.items.clear()
                 llm.send_no_more()
         else:
-            inbox.items += [(Request(*fields), task) for *fields, task in message]
+            inbox.items += map(pending_of, message)
         llm.fill()
     os._exit(1)  # the parent is gone: nobody would commit what is in flight
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 from dataset_builder.completion import require_endpoints
 from dataset_builder.endpoint_client import api_key
 from dataset_builder.errors import InputError, RunError
-from dataset_builder.journal import Pending
+from dataset_builder.journal import Pending, pending_fields
 from dataset_builder.live_llm import GRACE_S
 from dataset_builder.llm_config import LLMArguments
 from dataset_builder.outcome import Outcome
@@ -130,8 +130,7 @@ class LLMWorkers:
             if (item := next(self.pending, None)) is None:
                 self._more, is_end = False, True
             else:
-                r, task = item
-                requests.append([r.id, r.step, r.subgroup, r.index, r.prompt, r.attributes, task])
+                requests.append(pending_fields(item))
         worker.outstanding += len(requests)
         worker.send(requests)
         if is_end:

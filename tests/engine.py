@@ -9,14 +9,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # datatrove starts it as a script
 
-from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from tests.llm_server import LLMServer
+from tests.replies import recorded_texts
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int)
     parser.add_argument("--slow", action="store_true")
-    recorded = {id_: str(body["choices"][0]["message"]["content"]) for id_, body in read_batch_output(DEFAULT_REPLIES)}
+    recorded = recorded_texts()
     given = parser.parse_args()
     latency_s = 1.0 if given.slow else 0.0
     with LLMServer(lambda id_, _: recorded[id_], model="claude", port=given.port, latency_s=latency_s):

@@ -27,6 +27,7 @@ from dataset_builder.llm_config import LLMArguments
 from dataset_builder.outcome import Outcome
 from dataset_builder.parsing import check_reply
 from dataset_builder.plan import Request, brainstorm_requests, generate_requests
+from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from dataset_builder.schema import SUBGROUPS, Subgroup, example_reply
 from dataset_builder.sifting import Example, sift
 from dataset_builder.tasks import read_tasks
@@ -35,6 +36,11 @@ Body = dict[str, Any]
 
 _TABLE = Path(__file__).with_name("sentences.tsv").read_text(encoding="utf-8")
 SENTENCES: dict[str, str] = dict(line.split("\t") for line in _TABLE.splitlines())
+
+
+def recorded_texts() -> dict[str, str]:
+    """Return the text of each reply that is shipped, by request id."""
+    return {id_: str(body["choices"][0]["message"]["content"]) for id_, body in read_batch_output(DEFAULT_REPLIES)}
 
 
 def completion(text: object, finish_reason: str = "stop", **more: Any) -> Body:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from tests.llm_server import LLMServer
 from tests.processes import alive, children, committed, started
+from tests.replies import recorded_texts
 from tests.runs import embedsmith, folder_bytes
 
-RECORDED = {id_: str(body["choices"][0]["message"]["content"]) for id_, body in read_batch_output(DEFAULT_REPLIES)}
+RECORDED = recorded_texts()
 NUM_EXAMPLES = 192
 DEMO = ["--config", "demo", "--num_examples", str(NUM_EXAMPLES)]
 RUDE = {"429": 0.1, "500": 0.1, "truncated": 0.1, "chatty": 0.1, "drop": 0.05, "cut": 0.05, "slow": 0.05}

@@ -8,13 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from tests.llm_server import LLMServer
+from tests.replies import recorded_texts
 from tests.runs import embedsmith, folder_bytes
 
-RECORDED = {
-    request_id: str(body["choices"][0]["message"]["content"]) for request_id, body in read_batch_output(DEFAULT_REPLIES)
-}
+RECORDED = recorded_texts()
 SMALL = ("--num_examples", 12, "--languages", "en", "fr", "--examples_per_task", 1, "--tasks_per_brainstorm", 3)
 POLITE = ("--test_size", 0.25, "--check_language", "false")
 

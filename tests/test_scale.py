@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataset_builder.recorded_llm import DEFAULT_REPLIES, read_batch_output
 from tests.llm_server import LLMServer
 from tests.processes import children, started, wait_until
+from tests.replies import recorded_texts
 from tests.runs import embedsmith, folder_bytes
 
-RECORDED = {id_: str(body["choices"][0]["message"]["content"]) for id_, body in read_batch_output(DEFAULT_REPLIES)}
+RECORDED = recorded_texts()
 RUDE = {"429": 0.1, "500": 0.1, "truncated": 0.1, "chatty": 0.1, "drop": 0.05, "cut": 0.05}
 SIZE = ["--config", "demo", "--num_examples", "120"]
 
 
 def serve(**settings: object) -> LLMServer:
-    """The recorded replies, served rudely."""
+    """The recorded replies, served as the settings say."""
     return LLMServer(lambda id_, _: RECORDED[id_], model="claude", usage=False, **settings)  # type: ignore[arg-type]
 
 
@@ -64,12 +64,12 @@ def test_a_ray_worker_is_killed_on_the_way(tmp_path: Path, one_machine: dict[str
         twice = {id_ for id_, num in server.answered.items() if num > 1}
         assert len(server.answered) == 4 + 120
         assert len(twice) <= 2 * 4, "only what was in flight, or had just arrived, is paid twice"
-    assert curated_by("curate", tmp_path, by_tasks) == one_machine
+    assert curated_by(tmp_path, by_tasks) == one_machine
 
 
-def curated_by(verb: str, run: Path, flags: list[str]) -> dict[str, str]:
+def curated_by(run: Path, flags: list[str]) -> dict[str, str]:
     """Curate in a process of its own: Ray asks the network for the address of this machine, which tests do not allow."""
-    with started(verb, *SIZE, "--output_dir", run, *flags) as process:
+    with started("curate", *SIZE, "--output_dir", run, *flags) as process:
         _, told = process.communicate(timeout=120)
         assert process.returncode == 0, told
         assert "Traceback" not in told

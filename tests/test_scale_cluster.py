@@ -18,8 +18,8 @@ from dataset_builder import dataset as dataset_verbs
 from dataset_builder.errors import RunError
 from dataset_builder.llm_config import LLMArguments
 from dataset_builder.plan import Request, generate_requests
-from dataset_builder.scale import whole_lines
-from dataset_builder.scale_blocks import Ask, ReadRequests, request_line
+from dataset_builder.scale import request_line, whole_lines
+from dataset_builder.scale_blocks import Ask, ReadRequests
 from dataset_builder.scale_config import ScaleArguments
 from embedsmith import VERBS, parse
 from tests.llm_server import LLMServer

@@ -12,8 +12,7 @@ from tests.runs import embedsmith
 from tests.test_scale import SIZE, asks, dataset, serve
 
 SLURM = {
-    "sbatch": 'echo "$@" > $SLURM_HOME/submitted-$(ls $SLURM_HOME | wc -l); eval cp '
-    '"\\${$#}" $SLURM_HOME/script-$(ls $SLURM_HOME | wc -l); echo Submitted batch job 7',
+    "sbatch": 'eval cp "\\${$#}" $SLURM_HOME/script-$(ls $SLURM_HOME | wc -l); echo Submitted batch job 7',
     "squeue": "grep -q error $SLURM_HOME/queue && cat $SLURM_HOME/queue >&2 && exit 1; cat $SLURM_HOME/queue",
     "scontrol": "hostname",
     "srun": 'while [ "${1#-}" != "$1" ]; do shift; [ "$1" = 1 ] && shift; done; exec "$@"',
@@ -105,5 +104,5 @@ def run_job(slurm: Path, told: tuple[str, ...], ranks: list[int]) -> None:
 
 def clear(slurm: Path) -> None:
     """Forget the scripts."""
-    for path in [*slurm.glob("script-*"), *slurm.glob("submitted-*")]:
+    for path in slurm.glob("script-*"):
         path.unlink()
